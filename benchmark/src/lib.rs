@@ -1,0 +1,42 @@
+//! Benchmarks of shmtable.
+//!
+//! Each binary in `bin/` measures one thing, verifies every answer, compares with a floor or a peer measured in the same run,
+//! and stops by itself. What they share is here; `METHODOLOGY.md` says how to read the figures and what they do not say.
+//!
+//! ```text
+//! bin/bench-*  ─▶ cli ─▶ roundtrip | throughput | stall | values | idle   (one benchmark each)
+//!                          │                │
+//!                          │                └─▶ client_process ─▶ load, redis_peer   (in processes of their own)
+//!                          │                      board (shared page), ledger (what replies must say), keys, mix
+//!                          └─▶ server_process, pingpong, hiccup, clock, latency, spread
+//! bin/bench-suite ─▶ suite: hyperfine scenarios, the binaries above, environment, generated report
+//! ```
+
+pub mod board;
+pub mod cleanup;
+pub mod cli;
+pub mod client_process;
+pub mod clock;
+pub mod cpus;
+mod error;
+pub mod exclusive;
+pub mod hiccup;
+pub mod idle;
+pub mod keys;
+pub mod latency;
+pub mod ledger;
+pub mod load;
+pub mod mix;
+pub mod pingpong;
+pub mod redis_peer;
+pub mod resp;
+pub mod roundtrip;
+pub mod server_process;
+pub mod spread;
+pub mod stall;
+pub mod suite;
+pub mod throughput;
+pub mod values;
+
+pub use cli::Wait;
+pub use error::Error;

@@ -1,0 +1,90 @@
+//! How to attach.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use shmqueue::wait::WaitMode;
+
+/// What a waiting call does when the server is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerGone {
+    /// Wait for its successor, up to the call's timeout.
+    #[default]
+    Wait,
+    /// Fail at once.
+    FailFast,
+}
+
+/// Where and how to attach.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) name: String,
+    pub(crate) dir: PathBuf,
+    pub(crate) timeout: Duration,
+    pub(crate) wait: WaitMode,
+    pub(crate) wait_for_server: Duration,
+    pub(crate) server_gone: ServerGone,
+    pub(crate) client_name: String,
+    pub(crate) interrupt: Option<Arc<AtomicBool>>,
+}
+
+impl Options {
+    /// Attach to the region `name` in `/dev/shm`: calls time out after 5 s, waits adapt, a missing server is an error at once,
+    /// and a call under way when the server dies waits for its successor.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            dir: PathBuf::from("/dev/shm"),
+            timeout: Duration::from_secs(5),
+            wait: WaitMode::Adaptive,
+            wait_for_server: Duration::ZERO,
+            server_gone: ServerGone::Wait,
+            client_name: String::new(),
+            interrupt: None,
+        }
+    }
+
+    /// The folder of the region's files.
+    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = dir.into();
+        self
+    }
+
+    /// How long a call waits for its reply.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How calls wait.
+    pub fn wait(mut self, wait: WaitMode) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// How long [`crate::Client::attach`] waits for a server to appear.
+    pub fn wait_for_server(mut self, wait: Duration) -> Self {
+        self.wait_for_server = wait;
+        self
+    }
+
+    /// What a call does when the server dies under it.
+    pub fn server_gone(mut self, server_gone: ServerGone) -> Self {
+        self.server_gone = server_gone;
+        self
+    }
+
+    /// A name for `client clients`, cut to 32 bytes.
+    pub fn client_name(mut self, name: &str) -> Self {
+        self.client_name = name.to_owned();
+        self
+    }
+
+    /// A flag that ends waits with [`crate::Error::Interrupted`] when it is raised; a signal that arrives makes a sleeping wait look at it.
+    pub fn interrupt(mut self, flag: Arc<AtomicBool>) -> Self {
+        self.interrupt = Some(flag);
+        self
+    }
+}

@@ -1,0 +1,55 @@
+//! A pipeline: a bounded number of requests in flight.
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::operation::{Completion, Operation};
+
+/// Many requests in flight over one handle. Dropping it lets go of replies that were not collected; the requests take effect.
+#[derive(Debug)]
+pub struct Pipeline<'a> {
+    client: &'a mut Client,
+    window: usize,
+}
+
+impl<'a> Pipeline<'a> {
+    pub(crate) fn new(client: &'a mut Client, window: usize) -> Self {
+        client.abandon();
+        Self { client, window: window.clamp(1, Client::MAX_WINDOW) }
+    }
+
+    /// Submits a request; returns its ticket. When the window or the lane is full, replies are waited for and delivered first.
+    ///
+    /// # Errors
+    /// Those of the handle itself; what befalls a single request is its [`crate::Outcome::Failed`].
+    #[inline]
+    pub fn submit(&mut self, operation: &Operation<'_>, on_reply: &mut dyn FnMut(Completion<'_>)) -> Result<u64, Error> {
+        if self.client.in_flight() >= self.window {
+            self.client.wait()?;
+            self.client.poll(on_reply)?;
+        }
+        self.client.submit_waiting(operation, on_reply)
+    }
+
+    /// Waits for all replies and delivers them.
+    ///
+    /// # Errors
+    /// Those of [`Client::wait`].
+    pub fn finish(&mut self, on_reply: &mut dyn FnMut(Completion<'_>)) -> Result<(), Error> {
+        while self.client.in_flight() > 0 {
+            self.client.wait()?;
+            self.client.poll(on_reply)?;
+        }
+        Ok(())
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.client.in_flight()
+    }
+}
+
+impl Drop for Pipeline<'_> {
+    fn drop(&mut self) {
+        self.client.abandon();
+    }
+}

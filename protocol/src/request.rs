@@ -1,0 +1,350 @@
+//! Requests: kinds, bodies, their encoding by clients and decoding by the server.
+//!
+//! Bodies, all little-endian, parts in this order:
+//!
+//! ```text
+//! PING         -
+//! READ         key
+//! COPY         u64 version (0: start anew), u32 offset, u32 length wanted, key
+//! INSERT       u16 key length, u16 zero, u32 value length, [u64 version if IF_VERSION], [u64 expiry ms if EXPIRY], key, value or its start
+//! CHUNK        u32 offset, u32 zero, bytes: the next part of the INSERT or APPEND that was begun
+//! DELETE       [u64 version if IF_VERSION], key
+//! INCR         i64 by, [u64 expiry ms if EXPIRY], key
+//! APPEND       u16 key length, u16 zero, u32 length of the bytes, key, bytes or their start
+//! SCAN         u64 cursor, u32 most buckets, u32 skip
+//! BUCKET       u32 skip, key
+//! DELETE_STEP  u64 cursor, u32 most buckets, u32 zero, prefix
+//! ```
+
+use crate::{MAX_KEY, MAX_VALUE, Malformed, malformed, take};
+
+/// What a request asks for.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing but an answer.
+    Ping = 1,
+    /// A key's value, inline or by reference.
+    Read = 2,
+    /// A part of a key's value, copied through the lane: the way out for readers that keep losing the race for a reference.
+    Copy = 3,
+    /// Store a value, or begin to.
+    Insert = 4,
+    /// The next part of a value that was begun.
+    Chunk = 5,
+    /// Remove a key.
+    Delete = 6,
+    /// Add to a decimal number.
+    Incr = 7,
+    /// Append bytes to a value, or begin to.
+    Append = 8,
+    /// Items of some buckets from a cursor on.
+    Scan = 9,
+    /// Items of the bucket that a key belongs to.
+    Bucket = 10,
+    /// Remove the items of some buckets that have a prefix.
+    DeleteStep = 11,
+}
+
+impl Kind {
+    /// The kind a raw byte stands for.
+    #[inline]
+    pub fn from_raw(raw: u8) -> Option<Self> {
+        Some(match raw {
+            1 => Self::Ping,
+            2 => Self::Read,
+            3 => Self::Copy,
+            4 => Self::Insert,
+            5 => Self::Chunk,
+            6 => Self::Delete,
+            7 => Self::Incr,
+            8 => Self::Append,
+            9 => Self::Scan,
+            10 => Self::Bucket,
+            11 => Self::DeleteStep,
+            _ => return None,
+        })
+    }
+}
+
+const CONDITION_MASK: u8 = 0b11;
+const IF_ABSENT: u8 = 1;
+const IF_PRESENT: u8 = 2;
+const IF_VERSION: u8 = 3;
+/// The body carries an expiry.
+const EXPIRY: u8 = 0b100;
+const KNOWN_FLAGS: u8 = CONDITION_MASK | EXPIRY;
+
+/// When a write may take effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Always.
+    #[default]
+    Always,
+    /// Only if the key is not there.
+    IfAbsent,
+    /// Only if the key is there.
+    IfPresent,
+    /// Only if the item has this version.
+    IfVersion(u64),
+}
+
+impl Condition {
+    fn flags(self) -> u8 {
+        match self {
+            Self::Always => 0,
+            Self::IfAbsent => IF_ABSENT,
+            Self::IfPresent => IF_PRESENT,
+            Self::IfVersion(_) => IF_VERSION,
+        }
+    }
+}
+
+/// Most bytes of a body that come before the value: fixed parts and the longest key.
+pub const HEAD_MAX: usize = 24 + MAX_KEY;
+
+/// The fixed first part of a body, built on the stack; key and value follow it from where they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    /// The request's kind.
+    pub kind: Kind,
+    /// The request's flags.
+    pub flags: u8,
+    bytes: [u8; 24],
+    len: usize,
+}
+
+impl Head {
+    #[inline]
+    fn new(kind: Kind, flags: u8) -> Self {
+        Self { kind, flags, bytes: [0; 24], len: 0 }
+    }
+
+    #[inline]
+    fn push<const N: usize>(mut self, part: [u8; N]) -> Self {
+        self.bytes[self.len..self.len + N].copy_from_slice(&part);
+        self.len += N;
+        self
+    }
+
+    /// The encoded bytes.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// PING.
+pub fn encode_ping() -> Head {
+    Head::new(Kind::Ping, 0)
+}
+
+/// READ: the key follows.
+#[inline]
+pub fn encode_read() -> Head {
+    Head::new(Kind::Read, 0)
+}
+
+/// COPY of `len` bytes from `offset` of the value that had `version` when the copy began (0: begin); the key follows.
+pub fn encode_copy(version: u64, offset: u32, len: u32) -> Head {
+    Head::new(Kind::Copy, 0).push(version.to_le_bytes()).push(offset.to_le_bytes()).push(len.to_le_bytes())
+}
+
+/// INSERT: key and value (or its start) follow. `key_len` is at most [`MAX_KEY`]. `expiry_ms`: milliseconds since the region's epoch.
+#[inline]
+pub fn encode_insert(key_len: usize, value_len: usize, condition: Condition, expiry_ms: Option<u64>) -> Head {
+    let flags = condition.flags() | if expiry_ms.is_some() { EXPIRY } else { 0 };
+    let mut head = Head::new(Kind::Insert, flags).push((key_len as u32).to_le_bytes()).push((value_len as u32).to_le_bytes());
+    if let Condition::IfVersion(version) = condition {
+        head = head.push(version.to_le_bytes());
+    }
+    if let Some(expiry) = expiry_ms {
+        head = head.push(expiry.to_le_bytes());
+    }
+    head
+}
+
+/// CHUNK at `offset`: the bytes follow.
+pub fn encode_chunk(offset: usize) -> Head {
+    Head::new(Kind::Chunk, 0).push((offset as u32).to_le_bytes()).push([0; 4])
+}
+
+/// DELETE: the key follows.
+#[inline]
+pub fn encode_delete(condition: Condition) -> Head {
+    let head = Head::new(Kind::Delete, condition.flags());
+    match condition {
+        Condition::IfVersion(version) => head.push(version.to_le_bytes()),
+        _ => head,
+    }
+}
+
+/// INCR: the key follows.
+pub fn encode_incr(by: i64, expiry_ms: Option<u64>) -> Head {
+    let head = Head::new(Kind::Incr, if expiry_ms.is_some() { EXPIRY } else { 0 }).push(by.to_le_bytes());
+    match expiry_ms {
+        Some(expiry) => head.push(expiry.to_le_bytes()),
+        None => head,
+    }
+}
+
+/// APPEND: key and bytes (or their start) follow.
+pub fn encode_append(key_len: usize, len: usize) -> Head {
+    Head::new(Kind::Append, 0).push((key_len as u32).to_le_bytes()).push((len as u32).to_le_bytes())
+}
+
+/// SCAN from `cursor`, at most `buckets` buckets, leaving out the first `skip` items of the first bucket.
+pub fn encode_scan(cursor: u64, buckets: u32, skip: u32) -> Head {
+    Head::new(Kind::Scan, 0).push(cursor.to_le_bytes()).push(buckets.to_le_bytes()).push(skip.to_le_bytes())
+}
+
+/// BUCKET of the key that follows, leaving out its first `skip` items.
+#[inline]
+pub fn encode_bucket(skip: u32) -> Head {
+    Head::new(Kind::Bucket, 0).push(skip.to_le_bytes())
+}
+
+/// DELETE_STEP from `cursor`, at most `buckets` buckets; the prefix follows.
+pub fn encode_delete_step(cursor: u64, buckets: u32) -> Head {
+    Head::new(Kind::DeleteStep, 0).push(cursor.to_le_bytes()).push(buckets.to_le_bytes()).push([0; 4])
+}
+
+/// A decoded request. Values are not part of it: `value_at` and `here` say where in the body their bytes rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the module's table describes the parts")]
+pub enum Request<'a> {
+    Ping,
+    Read { key: &'a [u8] },
+    Copy { key: &'a [u8], version: u64, offset: u32, len: u32 },
+    Insert { key: &'a [u8], condition: Condition, expiry_ms: Option<u64>, value_len: usize, value_at: usize, here: usize },
+    Chunk { offset: usize, value_at: usize, here: usize },
+    Delete { key: &'a [u8], condition: Condition },
+    Incr { key: &'a [u8], by: i64, expiry_ms: Option<u64> },
+    Append { key: &'a [u8], len: usize, value_at: usize, here: usize },
+    Scan { cursor: u64, buckets: u32, skip: u32 },
+    Bucket { key: &'a [u8], skip: u32 },
+    DeleteStep { cursor: u64, buckets: u32, prefix: &'a [u8] },
+}
+
+/// Decodes a request from the first bytes of its body: `front` holds at least `min(body_len, HEAD_MAX)` bytes.
+///
+/// Key and value sizes beyond the limits decode (the server answers them with their own status) as long as the lengths are
+/// consistent with the body.
+#[inline]
+pub fn decode(kind: u8, flags: u8, front: &[u8], body_len: usize) -> Result<Request<'_>, Malformed> {
+    let Some(kind) = Kind::from_raw(kind) else {
+        return malformed("kind");
+    };
+    if flags & !KNOWN_FLAGS != 0 {
+        return malformed("flags");
+    }
+    let mut at = 0;
+    match kind {
+        Kind::Insert => {
+            let key_len = u32::from_le_bytes(take(front, &mut at, "insert")?) as usize;
+            let value_len = u32::from_le_bytes(take(front, &mut at, "insert")?) as usize;
+            let condition = condition(flags, front, &mut at)?;
+            let expiry_ms = expiry(flags, front, &mut at)?;
+            let (key, value_at, here) = key_and_value(front, at, key_len, value_len, body_len)?;
+            Ok(Request::Insert { key, condition, expiry_ms, value_len, value_at, here })
+        }
+        Kind::Read => Ok(Request::Read { key: rest(front, at, body_len)? }),
+        Kind::Delete => {
+            let condition = condition(flags, front, &mut at)?;
+            Ok(Request::Delete { key: rest(front, at, body_len)?, condition })
+        }
+        Kind::Bucket => {
+            let skip = u32::from_le_bytes(take(front, &mut at, "bucket")?);
+            Ok(Request::Bucket { key: rest(front, at, body_len)?, skip })
+        }
+        Kind::Ping => Ok(Request::Ping),
+        Kind::Copy => {
+            let version = u64::from_le_bytes(take(front, &mut at, "copy")?);
+            let offset = u32::from_le_bytes(take(front, &mut at, "copy")?);
+            let len = u32::from_le_bytes(take(front, &mut at, "copy")?);
+            Ok(Request::Copy { key: rest(front, at, body_len)?, version, offset, len })
+        }
+        Kind::Chunk => {
+            let offset = u32::from_le_bytes(take(front, &mut at, "chunk")?) as usize;
+            let _: [u8; 4] = take(front, &mut at, "chunk")?;
+            if body_len < at || body_len - at > MAX_VALUE || offset > MAX_VALUE {
+                return malformed("chunk length");
+            }
+            Ok(Request::Chunk { offset, value_at: at, here: body_len - at })
+        }
+        Kind::Incr => {
+            let by = i64::from_le_bytes(take(front, &mut at, "incr")?);
+            let expiry_ms = expiry(flags, front, &mut at)?;
+            Ok(Request::Incr { key: rest(front, at, body_len)?, by, expiry_ms })
+        }
+        Kind::Append => {
+            let key_len = u32::from_le_bytes(take(front, &mut at, "append")?) as usize;
+            let len = u32::from_le_bytes(take(front, &mut at, "append")?) as usize;
+            let (key, value_at, here) = key_and_value(front, at, key_len, len, body_len)?;
+            Ok(Request::Append { key, len, value_at, here })
+        }
+        Kind::Scan => {
+            let cursor = u64::from_le_bytes(take(front, &mut at, "scan")?);
+            let buckets = u32::from_le_bytes(take(front, &mut at, "scan")?);
+            let skip = u32::from_le_bytes(take(front, &mut at, "scan")?);
+            Ok(Request::Scan { cursor, buckets, skip })
+        }
+        Kind::DeleteStep => {
+            let cursor = u64::from_le_bytes(take(front, &mut at, "delete step")?);
+            let buckets = u32::from_le_bytes(take(front, &mut at, "delete step")?);
+            let _: [u8; 4] = take(front, &mut at, "delete step")?;
+            Ok(Request::DeleteStep { cursor, buckets, prefix: rest(front, at, body_len)? })
+        }
+    }
+}
+
+#[inline]
+fn condition(flags: u8, front: &[u8], at: &mut usize) -> Result<Condition, Malformed> {
+    Ok(match flags & CONDITION_MASK {
+        0 => Condition::Always,
+        IF_ABSENT => Condition::IfAbsent,
+        IF_PRESENT => Condition::IfPresent,
+        _ => Condition::IfVersion(u64::from_le_bytes(take(front, at, "version")?)),
+    })
+}
+
+#[inline]
+fn expiry(flags: u8, front: &[u8], at: &mut usize) -> Result<Option<u64>, Malformed> {
+    if flags & EXPIRY == 0 {
+        return Ok(None);
+    }
+    Ok(Some(u64::from_le_bytes(take(front, at, "expiry")?)))
+}
+
+/// The rest of the body, which must be whole in `front`: a key or a prefix. One that is too long to be whole is cut at what is
+/// there, which is beyond [`MAX_KEY`] and refused by its length.
+#[inline]
+fn rest(front: &[u8], at: usize, body_len: usize) -> Result<&[u8], Malformed> {
+    match front.get(at..body_len.min(front.len())) {
+        Some(key) => Ok(key),
+        None => malformed("key"),
+    }
+}
+
+#[inline]
+fn key_and_value(
+    front: &[u8],
+    at: usize,
+    key_len: usize,
+    value_len: usize,
+    body_len: usize,
+) -> Result<(&[u8], usize, usize), Malformed> {
+    // A key longer than any that is accepted is cut to what was copied; it is refused by its length, never looked up.
+    let end = at.saturating_add(key_len);
+    if end > body_len {
+        return malformed("key length");
+    }
+    let Some(key) = front.get(at..end.min(front.len())) else {
+        return malformed("key");
+    };
+    let here = body_len - end;
+    if here > value_len {
+        return malformed("value length");
+    }
+    Ok((key, end, here))
+}

@@ -1,0 +1,131 @@
+//! Copies of memory that other processes may be writing, or reading, at the same time.
+//!
+//! A slice of such memory would promise the compiler that it does not change; a plain copy would be a data race. What is copied
+//! here moves through inline assembly, which the compiler cannot look into, or through relaxed atomic bytes where there is none
+//! (other architectures, Miri). A copy may be torn: every byte of the result was at its place at some moment of the copy, no
+//! more. Whoever calls validates afterwards, and orders the copy with fences of its own: these moves order nothing.
+
+/// From this length on, one string move beats a loop of vector moves.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const STRING_MOVE: usize = 512;
+
+/// Copies `len` bytes from `src` to `dst`; either side may be in use by other processes.
+///
+/// # Safety
+/// `src` must be mapped for reads and `dst` for writes of `len` bytes during the call, and the two must not overlap. Neither
+/// may be covered by a Rust reference to non-atomic memory that outlives the call, on this side or `dst`'s.
+#[inline]
+pub unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        x86_64::copy(src, dst, len);
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        bytes(src, dst, len);
+    }
+}
+
+#[cfg(any(test, miri, not(target_arch = "x86_64")))]
+unsafe fn bytes(src: *const u8, dst: *mut u8, len: usize) {
+    use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+    let mut at = 0;
+    if (src as usize | dst as usize).is_multiple_of(8) {
+        while at + 8 <= len {
+            // SAFETY: both are within the caller's ranges and 8-byte aligned; atomic access allows the race.
+            unsafe {
+                (*dst.add(at).cast::<AtomicU64>()).store((*src.add(at).cast::<AtomicU64>()).load(Relaxed), Relaxed);
+            }
+            at += 8;
+        }
+    }
+    while at < len {
+        // SAFETY: both are within the caller's ranges; atomic access allows the race.
+        unsafe {
+            (*dst.add(at).cast::<AtomicU8>()).store((*src.add(at).cast::<AtomicU8>()).load(Relaxed), Relaxed);
+        }
+        at += 1;
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod x86_64 {
+    use std::arch::asm;
+
+    macro_rules! mover {
+        ($name:ident, $reg:ident, $value:ty, $load:literal, $store:literal) => {
+            /// Moves one word of this width, aligned or not.
+            #[inline(always)]
+            unsafe fn $name(src: *const u8, dst: *mut u8) {
+                let word: $value;
+                // SAFETY: the caller promises that both places are mapped; the assembly touches nothing else.
+                unsafe {
+                    asm!($load, word = out($reg) word, src = in(reg) src, options(nostack, preserves_flags, readonly));
+                    asm!($store, word = in($reg) word, dst = in(reg) dst, options(nostack, preserves_flags));
+                }
+            }
+        };
+    }
+    mover!(move16, xmm_reg, core::arch::x86_64::__m128i, "movdqu {word}, [{src}]", "movdqu [{dst}], {word}");
+    mover!(move8, reg, u64, "mov {word}, [{src}]", "mov [{dst}], {word}");
+    mover!(move4, reg, u32, "mov {word:e}, [{src}]", "mov [{dst}], {word:e}");
+    mover!(move2, reg, u16, "mov {word:x}, [{src}]", "mov [{dst}], {word:x}");
+    mover!(move1, reg_byte, u8, "mov {word}, [{src}]", "mov [{dst}], {word}");
+
+    /// See [`super::copy`].
+    #[inline]
+    pub(super) unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
+        // SAFETY: every branch stays within `len` bytes of both sides: tails are moved as the last whole word, overlapping
+        // what was moved before.
+        unsafe {
+            if len >= super::STRING_MOVE {
+                asm!(
+                    "rep movsb",
+                    inout("rcx") len => _, inout("rsi") src => _, inout("rdi") dst => _,
+                    options(nostack, preserves_flags)
+                );
+            } else if len >= 16 {
+                let last = len - 16;
+                let mut at = 0;
+                while at < last {
+                    move16(src.add(at), dst.add(at));
+                    at += 16;
+                }
+                move16(src.add(last), dst.add(last));
+            } else if len >= 8 {
+                move8(src, dst);
+                move8(src.add(len - 8), dst.add(len - 8));
+            } else if len >= 4 {
+                move4(src, dst);
+                move4(src.add(len - 4), dst.add(len - 4));
+            } else if len >= 2 {
+                move2(src, dst);
+                move2(src.add(len - 2), dst.add(len - 2));
+            } else if len == 1 {
+                move1(src, dst);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn copies_every_length_at_every_alignment(data in proptest::collection::vec(any::<u8>(), 0..1500), from in 0usize..9, to in 0usize..9) {
+            let mut source = vec![0xAA; from];
+            source.extend_from_slice(&data);
+            for routine in [super::copy as unsafe fn(*const u8, *mut u8, usize), super::bytes] {
+                let mut target = vec![0x55u8; to + data.len() + 8];
+                // SAFETY: both ranges are inside the vectors.
+                unsafe { routine(source.as_ptr().add(from), target.as_mut_ptr().add(to), data.len()) };
+                prop_assert_eq!(&target[to..to + data.len()], &data[..]);
+                prop_assert!(target[..to].iter().chain(&target[to + data.len()..]).all(|byte| *byte == 0x55));
+            }
+        }
+    }
+}

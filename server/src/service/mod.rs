@@ -1,0 +1,315 @@
+//! From request to table to reply: the handler that each worker runs.
+//!
+//! A batch is decoded and its buckets prefetched in groups, then applied in order. What a request needs beyond one reply (a
+//! value that arrives in parts, a copy that leaves in parts) rests in [`Streams`], under the client's index.
+//!
+//! Nothing here allocates, locks or calls the kernel for a request whose value fits one part; [`Streams`] has a lock per
+//! client, taken for parts only and never waited for by others than that client's own requests.
+
+mod listing;
+mod streams;
+
+use std::sync::atomic::Ordering;
+
+use protocol::{Condition, Counter, HEAD_MAX, INLINE_MAX, MAX_KEY, Reply, Request, Status, TALLIES, Tally, decode, inline_words};
+use shmqueue::engine::{Handler, Job};
+use shmqueue::layout::{FIRST_BODY, ServerStatus};
+use table::{ItemRef, Outcome, Refused, Table, Ticket, Writer};
+
+pub(crate) use streams::Streams;
+
+/// Requests whose buckets are prefetched together.
+const GROUP: usize = 8;
+
+/// The handler of one worker.
+pub(crate) struct Service<'a> {
+    writer: Writer<'a>,
+    streams: &'a Streams,
+    tallies: [u64; TALLIES],
+    max_value: u32,
+    /// First part of a body that is longer than its first slot.
+    front: Vec<u8>,
+    /// A value or listing on its way.
+    room: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl<'a> Service<'a> {
+    pub(crate) fn new(table: &'a Table, streams: &'a Streams, worker: u32, max_value: u32) -> Self {
+        Self {
+            writer: table.writer(worker),
+            tallies: [0; TALLIES],
+            streams,
+            max_value,
+            front: Vec::with_capacity(HEAD_MAX),
+            room: Vec::new(),
+            value: Vec::new(),
+        }
+    }
+
+    /// Serves one decoded request.
+    #[inline]
+    fn apply(&mut self, job: &Job<'_>, request: &Request<'_>, hash: u64) {
+        match *request {
+            Request::Read { key } => self.read(job, key, hash),
+            Request::Insert { key, condition, expiry_ms, value_len, value_at, here } => {
+                self.insert(job, key, hash, condition, expiry_ms, value_len, value_at, here);
+            }
+            Request::Delete { key, condition } => self.delete(job, key, hash, condition),
+            Request::Bucket { key, skip } => self.bucket(job, key, hash, skip),
+            Request::Ping => answer(job, Reply::bare(Status::Pong)),
+            _ => self.apply_rare(job, request, hash),
+        }
+    }
+
+    #[cold]
+    fn apply_rare(&mut self, job: &Job<'_>, request: &Request<'_>, hash: u64) {
+        match *request {
+            Request::Incr { key, by, .. } => {
+                if self.refuses_key(job, key) {
+                    return;
+                }
+                let max_value = self.max_value;
+                self.writer.incr(key, hash, by, &ticket(job), |outcome| answer(job, reply_of(outcome, max_value)));
+            }
+            Request::Append { key, len, value_at, here } => self.append(job, key, hash, len, value_at, here),
+            Request::Chunk { offset, value_at, here } => self.chunk(job, offset, value_at, here),
+            Request::Copy { key, version, offset, len } => self.copy_out(job, key, hash, version, offset, len),
+            Request::Scan { cursor, buckets, skip } => self.scan(job, cursor, buckets, skip),
+            Request::DeleteStep { cursor, buckets, prefix } => {
+                if prefix.len() > MAX_KEY {
+                    return self.refuse(job, Reply::bare(Status::KeySize));
+                }
+                let (removed, next) = self.writer.delete_step(cursor, buckets.min(listing::MOST_BUCKETS), prefix);
+                answer(job, Reply { status: Status::Stepped, a: removed, b: next.unwrap_or(u64::MAX), c: 0 });
+            }
+            _ => self.refuse(job, Reply::bare(Status::Malformed)),
+        }
+    }
+
+    #[inline]
+    fn count(&mut self, tally: Tally) {
+        self.tallies[tally as usize] += 1;
+    }
+
+    fn refuse(&mut self, job: &Job<'_>, reply: Reply) {
+        self.count(Tally::Refused);
+        answer(job, reply);
+    }
+
+    #[inline]
+    fn refuses_key(&mut self, job: &Job<'_>, key: &[u8]) -> bool {
+        let bad = key.is_empty() || key.len() > MAX_KEY;
+        if bad {
+            self.refuse(job, Reply::bare(Status::KeySize));
+        }
+        bad
+    }
+
+    #[inline]
+    fn read(&mut self, job: &Job<'_>, key: &[u8], hash: u64) {
+        if self.refuses_key(job, key) {
+            return;
+        }
+        while let Some(item) = self.writer.get(key, hash) {
+            if item.value_len as usize > INLINE_MAX {
+                self.count(Tally::Hits);
+                let reply = Reply { status: Status::ValueRef, a: item.version, b: item.offset, c: item.value_len.into() };
+                return answer(job, reply);
+            }
+            if let Some((b, c)) = self.small_value(&item) {
+                self.count(Tally::Hits);
+                return answer(job, Reply::inline(item.version, item.value_len as usize, b, c));
+            }
+        }
+        self.count(Tally::Misses);
+        answer(job, Reply::bare(Status::NotFound));
+    }
+
+    #[inline]
+    fn small_value(&self, item: &ItemRef) -> Option<(u64, u64)> {
+        let mut bytes = [0u8; INLINE_MAX];
+        // SAFETY: the array has room for the item's value, whose length was checked against it.
+        let copied = unsafe { self.writer.read_value(item, 0, item.value_len, bytes.as_mut_ptr()) };
+        copied.ok().map(|()| inline_words(&bytes))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one request")]
+    #[inline]
+    fn insert(
+        &mut self,
+        job: &Job<'_>,
+        key: &[u8],
+        hash: u64,
+        condition: Condition,
+        expiry_ms: Option<u64>,
+        value_len: usize,
+        value_at: usize,
+        here: usize,
+    ) {
+        if self.refuses_key(job, key) {
+            return;
+        }
+        if value_len > self.max_value as usize {
+            return self.refuse(job, Reply { b: self.max_value.into(), ..Reply::bare(Status::ValueSize) });
+        }
+        let reservation = match self.writer.reserve(key, value_len as u32, 0, expiry_ms.unwrap_or(0)) {
+            Ok(reservation) => reservation,
+            Err(Refused::Full) => return answer(job, Reply::bare(Status::Full)),
+            Err(_) => return self.refuse(job, Reply::bare(Status::Malformed)),
+        };
+        // SAFETY: the reservation has room for `value_len` bytes, and a decoded insert has at most so many here.
+        unsafe { job.copy_body(value_at, reservation.value_ptr().as_ptr(), here) };
+        if here < value_len {
+            return self.begin_insert(job, reservation, hash, condition, here);
+        }
+        let max_value = self.max_value;
+        self.writer.commit(reservation, hash, table_condition(condition), &ticket(job), |outcome| {
+            answer(job, reply_of(outcome, max_value));
+        });
+    }
+
+    #[inline]
+    fn delete(&mut self, job: &Job<'_>, key: &[u8], hash: u64, condition: Condition) {
+        if self.refuses_key(job, key) {
+            return;
+        }
+        let max_value = self.max_value;
+        self.writer
+            .delete(key, hash, table_condition(condition), &ticket(job), |outcome| answer(job, reply_of(outcome, max_value)));
+    }
+
+    /// The first bytes of a body: from the envelope, or copied once where they are more.
+    fn front<'b>(job: &'b Job<'_>, room: &'b mut Vec<u8>) -> &'b [u8] {
+        let len = job.envelope.body_len as usize;
+        if len <= FIRST_BODY {
+            return &job.envelope.first[..len];
+        }
+        let len = len.min(HEAD_MAX + 1);
+        room.clear();
+        room.reserve(len);
+        // SAFETY: `len` bytes of room were reserved, and they are within the body.
+        unsafe {
+            job.copy_body(0, room.as_mut_ptr(), len);
+            room.set_len(len);
+        }
+        room
+    }
+
+    fn serve(&mut self, job: &Job<'_>) {
+        let mut room = std::mem::take(&mut self.front);
+        let envelope = &job.envelope;
+        match decode(envelope.kind, envelope.flags, Self::front(job, &mut room), envelope.body_len as usize) {
+            Ok(request) => {
+                let hash = key_of(&request).map_or(0, |key| self.writer.hash(key));
+                self.apply(job, &request, hash);
+            }
+            Err(_) => self.refuse(job, Reply::bare(Status::Malformed)),
+        }
+        self.front = room;
+    }
+}
+
+impl Handler for Service<'_> {
+    fn process(&mut self, batch: &[Job<'_>]) {
+        if let [job] = batch {
+            return self.serve(job);
+        }
+        for group in batch.chunks(GROUP) {
+            let decoded: [Option<(Request<'_>, u64)>; GROUP] = std::array::from_fn(|at| {
+                let job = group.get(at)?;
+                let (envelope, len) = (&job.envelope, job.envelope.body_len as usize);
+                let front = envelope.first.get(..len)?;
+                let request = decode(envelope.kind, envelope.flags, front, len).ok()?;
+                let hash = self.writer.hash(key_of(&request)?);
+                self.writer.prefetch(hash);
+                Some((request, hash))
+            });
+            for (request, hash) in decoded.iter().flatten() {
+                if !matches!(request, Request::Insert { .. }) {
+                    self.writer.prefetch_item(*hash);
+                }
+            }
+            for (job, decoded) in group.iter().zip(&decoded) {
+                match decoded {
+                    Some((request, hash)) => self.apply(job, request, *hash),
+                    None => self.serve(job),
+                }
+            }
+        }
+    }
+
+    fn take_tallies(&mut self) -> [u64; TALLIES] {
+        std::mem::take(&mut self.tallies)
+    }
+
+    fn forget(&mut self, client: u32) {
+        self.drop_stream(client);
+    }
+}
+
+#[inline]
+fn key_of<'a>(request: &Request<'a>) -> Option<&'a [u8]> {
+    match *request {
+        Request::Read { key }
+        | Request::Insert { key, .. }
+        | Request::Delete { key, .. }
+        | Request::Bucket { key, .. }
+        | Request::Copy { key, .. }
+        | Request::Incr { key, .. }
+        | Request::Append { key, .. } => Some(key),
+        _ => None,
+    }
+}
+
+#[inline]
+fn ticket(job: &Job<'_>) -> Ticket {
+    Ticket { shard: job.shard, client: job.client, generation: job.generation, position: job.position }
+}
+
+#[inline]
+fn answer(job: &Job<'_>, reply: Reply) {
+    job.reply(reply.status as u8, reply.a, reply.b, reply.c);
+}
+
+#[inline]
+fn table_condition(condition: Condition) -> table::Condition {
+    match condition {
+        Condition::Always => table::Condition::None,
+        Condition::IfAbsent => table::Condition::IfAbsent,
+        Condition::IfPresent => table::Condition::IfPresent,
+        Condition::IfVersion(version) => table::Condition::IfVersion(version),
+    }
+}
+
+/// The reply that tells an outcome.
+#[inline]
+pub(crate) fn reply_of(outcome: &Outcome, max_value: u32) -> Reply {
+    match *outcome {
+        Outcome::Inserted { version } => Reply::versioned(Status::Inserted, version),
+        Outcome::Replaced { version } => Reply::versioned(Status::Replaced, version),
+        Outcome::Deleted { version } => Reply::versioned(Status::Deleted, version),
+        Outcome::NotFound => Reply::bare(Status::NotFound),
+        Outcome::ConditionNotMet { version } => Reply::versioned(Status::ConditionNotMet, version),
+        Outcome::Number { value, version } => Reply { b: value as u64, ..Reply::versioned(Status::Number, version) },
+        Outcome::Length { len, version } => Reply { b: len.into(), ..Reply::versioned(Status::Length, version) },
+        Outcome::NotANumber => Reply::bare(Status::NotANumber),
+        Outcome::Overflow => Reply::bare(Status::Overflow),
+        Outcome::Full => Reply::bare(Status::Full),
+        Outcome::ChainFull => Reply::bare(Status::ChainFull),
+        Outcome::TooLong => Reply { b: max_value.into(), ..Reply::bare(Status::ValueSize) },
+    }
+}
+
+/// Publishes what the table has counted.
+pub(crate) fn publish_counters(status: &ServerStatus, table: &Table) {
+    let stats = table.stats();
+    let publish = |counter: Counter, value: u64| status.counters[counter as usize].store(value, Ordering::Relaxed);
+    publish(Counter::Items, stats.items);
+    publish(Counter::Buckets, stats.buckets);
+    publish(Counter::MemoryUsedBytes, stats.memory_used_bytes);
+    publish(Counter::MemoryLimitBytes, stats.memory_limit_bytes);
+    publish(Counter::FullTotal, stats.full_total + stats.chain_full_total);
+    publish(Counter::ExpiredTotal, stats.expired_total);
+    publish(Counter::EvictedTotal, stats.evicted_total);
+}

@@ -1,0 +1,332 @@
+//! The file `DIR/NAME.table`: made, opened, mapped and backed with memory.
+//!
+//! The file is as long as the table may ever become and sparse; [`Backing`] backs ranges before they are touched (I9). What is
+//! backed stays so: nothing here punches or truncates, readers of other processes map the same pages.
+//!
+//! Who may touch it: only the holder of the server's lock on the rings makes, joins or removes the table of that name.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use table::{Commit, CommitError};
+
+use crate::cgroup::Cgroup;
+use crate::exit::ServerError;
+use crate::memory::free_shared;
+
+/// Bytes of a control group's headroom that stay for the rest of the process: a table that took the last page would leave the
+/// next stack page to the kernel's out-of-memory killer.
+const CGROUP_SPARE: u64 = 4 << 20;
+
+/// What stands at a table's path.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A file without a single byte.
+    Empty,
+    /// A file with bytes that nobody has looked at yet.
+    Mapped(TableFile),
+}
+
+/// A mapped table file.
+#[derive(Debug)]
+pub(crate) struct TableFile {
+    path: PathBuf,
+    file: Arc<File>,
+    map: Arc<MmapRaw>,
+    len: u64,
+}
+
+impl TableFile {
+    /// Makes the file, which must not exist, `len` bytes long and without any memory behind it.
+    pub(crate) fn create(path: &Path, len: u64, mode: u32, gid: Option<u32>) -> Result<Self, ServerError> {
+        let failed = |what: &str| format!("cannot {what} {}", path.display());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
+        let file = options.open(path).map_err(|source| ServerError::io(failed("create"), source))?;
+        // The file is ours from here on: a later failure must not leave it behind.
+        let made = || {
+            std::os::unix::fs::fchown(&file, None, gid).map_err(|source| ServerError::Io {
+                what: failed("give to the group of --group"),
+                source,
+                remedy: "; name a group that the server's user is in",
+            })?;
+            // The process's umask cut the mode at creation; what was asked for is set in so many bits.
+            file.set_permissions(Permissions::from_mode(mode))
+                .map_err(|source| ServerError::io(failed("set the mode of"), source))?;
+            file.set_len(len).map_err(|source| match source.raw_os_error() {
+                Some(libc::EFBIG) => ServerError::FileLimit { path: path.to_owned(), expected: len },
+                _ => ServerError::io(failed("size"), source),
+            })?;
+            map(&file, path, len)
+        };
+        match made() {
+            Ok(map) => Ok(Self { path: path.to_owned(), file: Arc::new(file), map: Arc::new(map), len }),
+            Err(error) => {
+                remove_ours(path, &file);
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens and maps what another server left; `None` where there is no such file.
+    pub(crate) fn open(path: &Path) -> Result<Option<Found>, ServerError> {
+        let failed = |what: &str| format!("cannot {what} {}", path.display());
+        let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK;
+        let file = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                let remedy = "; look who owns it, or choose another --name";
+                return Err(ServerError::Io { what: failed("open"), source, remedy });
+            }
+        };
+        let meta = file.metadata().map_err(|source| ServerError::io(failed("look at"), source))?;
+        if !meta.is_file() {
+            return Err(ServerError::Foreign { path: path.to_owned() });
+        }
+        let len = meta.len();
+        if len == 0 {
+            // There is nothing to map: its maker died at once.
+            return Ok(Some(Found::Empty));
+        }
+        let map = map(&file, path, len)?;
+        Ok(Some(Found::Mapped(Self { path: path.to_owned(), file: Arc::new(file), map: Arc::new(map), len })))
+    }
+
+    /// Address of the first byte.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        NonNull::new(self.map.as_mut_ptr()).expect("a mapping is never at address zero")
+    }
+
+    /// Length of the file when it was mapped.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// What backs ranges of this file. With `prefault` each range is also touched, page by page, before it is used.
+    pub(crate) fn backing(&self, cgroup: Cgroup, prefault: bool) -> Backing {
+        Backing { path: self.path.clone(), file: Arc::clone(&self.file), map: Arc::clone(&self.map), cgroup, prefault }
+    }
+
+    /// Touches the pages of a range for writing without changing a byte, so that nobody meets them for the first time.
+    pub(crate) fn populate(&self, offset: u64, len: u64) {
+        populate(&self.map, offset, len);
+    }
+
+    /// Touches all pages that have memory behind them: what a predecessor used.
+    pub(crate) fn populate_data(&self) {
+        let mut at = 0;
+        // The walk ends by itself: each step is further into the file, and an error (ENXIO beyond the last data) ends it.
+        while let Ok(start) = rustix::fs::seek(&*self.file, rustix::fs::SeekFrom::Data(at))
+            && let Ok(end) = rustix::fs::seek(&*self.file, rustix::fs::SeekFrom::Hole(start))
+            && end > start
+        {
+            self.populate(start, end - start);
+            at = end;
+        }
+    }
+
+    /// Finds out whether somebody cut the file.
+    pub(crate) fn check_len(&self) -> Result<(), ServerError> {
+        match self.file.metadata() {
+            Ok(meta) if meta.len() < self.len => {
+                Err(ServerError::Truncated { path: self.path.clone(), found: meta.len(), expected: self.len })
+            }
+            Ok(_) => Ok(()),
+            Err(source) => Err(ServerError::io(format!("cannot look at {}", self.path.display()), source)),
+        }
+    }
+
+    /// Removes the file's name, if it still names this file. Mappings stay valid until they are dropped.
+    pub(crate) fn unlink(&self) {
+        remove_ours(&self.path, &self.file);
+    }
+}
+
+/// Backs ranges of a table file with memory, for [`table::Commit`].
+#[derive(Clone, Debug)]
+pub(crate) struct Backing {
+    path: PathBuf,
+    file: Arc<File>,
+    map: Arc<MmapRaw>,
+    cgroup: Cgroup,
+    prefault: bool,
+}
+
+impl Backing {
+    /// Backs a range; what is backed already stays as it is.
+    pub(crate) fn back(&self, offset: u64, len: u64) -> Result<(), ServerError> {
+        let none = |available| ServerError::NoMemory { path: self.path.clone(), asked: len, available, flag: "--memory" };
+        // The kernel charges pages of a tmpfs to the group that touches them first, and kills rather than refuses when the
+        // group is full. So the group is asked before.
+        if let Some(headroom) = self.cgroup.memory_headroom()
+            && headroom < len + CGROUP_SPARE
+        {
+            return Err(none(headroom.saturating_sub(CGROUP_SPARE)));
+        }
+        loop {
+            match fallocate(&*self.file, FallocateFlags::empty(), offset as i64, len as i64) {
+                Ok(()) => break,
+                Err(Errno::EINTR) => {}
+                Err(Errno::ENOSPC | Errno::ENOMEM) => {
+                    let dir = self.path.parent().unwrap_or(Path::new("."));
+                    return Err(none(free_shared(dir).ok().flatten().unwrap_or(0)));
+                }
+                Err(Errno::EFBIG) => return Err(ServerError::FileLimit { path: self.path.clone(), expected: offset + len }),
+                Err(source) => {
+                    let what = format!("cannot back {} with memory", self.path.display());
+                    return Err(ServerError::Io { what, source: source.into(), remedy: "; use a tmpfs for --dir" });
+                }
+            }
+        }
+        if self.prefault {
+            populate(&self.map, offset, len);
+        }
+        Ok(())
+    }
+}
+
+impl Commit for Backing {
+    fn commit(&self, offset: u64, len: u64) -> Result<(), CommitError> {
+        self.back(offset, len).map_err(|error| {
+            tracing::warn!(%error, "the table cannot grow");
+            CommitError { offset, len, reason: error.to_string() }
+        })
+    }
+}
+
+fn map(file: &File, path: &Path, len: u64) -> Result<MmapRaw, ServerError> {
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    MmapOptions::new().len(len).map_raw(file).map_err(|source| ServerError::Io {
+        what: format!("cannot map {len} bytes of {}", path.display()),
+        source,
+        remedy: "; raise the limit of address space (ulimit -v) or lower --memory",
+    })
+}
+
+fn populate(map: &MmapRaw, offset: u64, len: u64) {
+    let page = rustix::param::page_size() as u64;
+    let start = offset / page * page;
+    let end = (offset + len).min(map.len() as u64);
+    if let Err(error) = map.advise_range(Advice::PopulateWrite, start as usize, (end - start) as usize) {
+        // Kernels before 5.14 cannot; the first touches are slower then, nothing else changes.
+        tracing::debug!(%error, "cannot touch pages ahead of their use");
+    }
+}
+
+/// Removes the name at `path` if it names this very file.
+fn remove_ours(path: &Path, file: &File) {
+    let same = match (std::fs::symlink_metadata(path), file.metadata()) {
+        (Ok(named), Ok(ours)) => (named.dev(), named.ino()) == (ours.dev(), ours.ino()),
+        _ => false,
+    };
+    if same && let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(%error, path = %path.display(), "cannot remove the table; remove it by hand");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::tests::tree;
+
+    fn no_limits() -> Cgroup {
+        Cgroup::of_self(Path::new("/nonexistent"))
+    }
+
+    fn blocks(path: &Path) -> u64 {
+        std::fs::metadata(path).expect("metadata").blocks() * 512
+    }
+
+    /// A directory in shared memory: memory is what these tests are about.
+    fn shm() -> tempfile::TempDir {
+        tempfile::tempdir_in("/dev/shm").expect("shared memory")
+    }
+
+    #[test]
+    fn a_new_file_is_sparse_and_private() {
+        let dir = shm();
+        let path = dir.path().join("t.table");
+        let table = TableFile::create(&path, 1 << 30, 0o640, None).expect("created");
+        assert_eq!(blocks(&path), 0);
+        assert_eq!(std::fs::metadata(&path).expect("metadata").mode() & 0o7777, 0o640);
+        table.backing(no_limits(), false).back(4096, 64 << 10).expect("backed");
+        assert_eq!(blocks(&path), 64 << 10);
+        assert!(TableFile::create(&path, 4096, 0o600, None).is_err(), "the name is taken");
+        table.unlink();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_took_the_name_is_left_alone() {
+        let dir = shm();
+        let path = dir.path().join("t.table");
+        let table = TableFile::create(&path, 4096, 0o600, None).expect("created");
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::write(&path, "another").expect("written");
+        table.unlink();
+        assert_eq!(std::fs::read(&path).expect("still there"), b"another");
+    }
+
+    #[test]
+    fn a_cut_file_is_noticed() {
+        let dir = shm();
+        let path = dir.path().join("t.table");
+        let table = TableFile::create(&path, 8192, 0o600, None).expect("created");
+        table.check_len().expect("whole");
+        std::fs::OpenOptions::new().write(true).open(&path).expect("opened").set_len(4096).expect("cut");
+        let error = table.check_len().expect_err("cut").to_string();
+        assert!(error.contains("found 4096 bytes, expected 8192"), "{error}");
+    }
+
+    #[test]
+    fn a_full_group_is_an_error_before_the_kernel_kills() {
+        let root = tree(&[
+            ("proc/self/cgroup", "0::/\n"),
+            ("proc/self/mountinfo", "30 23 0:26 / /cg rw - cgroup2 cgroup2 rw\n"),
+            ("cg/cgroup.controllers", "memory\n"),
+            ("cg/memory.max", "8388608\n"),
+            ("cg/memory.current", "0\n"),
+        ]);
+        let dir = shm();
+        let path = dir.path().join("t.table");
+        let table = TableFile::create(&path, 1 << 30, 0o600, None).expect("created");
+        let backing = table.backing(Cgroup::of_self(root.path()), true);
+        backing.back(0, 4 << 20).expect("fits");
+        let error = backing.back(0, 5 << 20).expect_err("does not fit").to_string();
+        assert!(error.contains("found 4MiB free, expected 5MiB"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_mapped() {
+        let dir = shm();
+        assert!(matches!(TableFile::open(&dir.path().join("none")), Ok(None)));
+        std::fs::write(dir.path().join("empty"), "").expect("written");
+        assert!(matches!(TableFile::open(&dir.path().join("empty")), Ok(Some(Found::Empty))));
+        assert!(TableFile::open(dir.path()).is_err(), "a directory");
+    }
+
+    #[test]
+    fn what_a_predecessor_wrote_is_populated_and_nothing_more() {
+        let dir = shm();
+        let path = dir.path().join("t.table");
+        let mut file = vec![7u8; 8192];
+        file.resize(1 << 20, 0);
+        std::fs::write(&path, &file[..8192]).expect("written");
+        let table = {
+            std::fs::OpenOptions::new().write(true).open(&path).expect("opened").set_len(1 << 20).expect("lengthened");
+            TableFile::open(&path)
+        };
+        let Ok(Some(Found::Mapped(table))) = table else { panic!("a file with bytes is mapped: {table:?}") };
+        table.populate_data();
+        assert_eq!(blocks(&path), 8192);
+        assert_eq!(std::fs::read(&path).expect("read"), file);
+    }
+}

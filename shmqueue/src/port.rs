@@ -1,0 +1,444 @@
+//! A client's end: writes requests, announces bursts, waits for replies.
+//!
+//! ```text
+//! send … send ──▶ announce ──▶ (others' work) ──▶ reply(oldest) ──▶ advance
+//!                    │                              │ not there
+//!                    │                              ▼
+//!                    │                            wait: spin ▶ yield ▶ sleep, nudging the home worker when nothing moves
+//!                    ▼
+//!        fence; lane hot? nothing more. Last word still ahead of the head? nothing more.
+//!        Else one word on the shard's ring; fence; nobody awake? ring the home worker.
+//! ```
+//!
+//! The client holds no lock that the server or another client waits for, and leaves no state behind that anybody depends on:
+//! killed at any instruction it leaves unpublished slots (ignored), published ones (applied), a word (taken), a waiting mark
+//! (one futless wake) and a lock that the kernel drops.
+//!
+//! The invariants named E1–E3 are those of `engine::shard`, D1 that of `doorbell`.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use crate::doorbell::{Awake, Token};
+use crate::error::RegionError;
+use crate::lane::{RawReply, ReplyLane, RequestLane};
+use crate::layout::{RegionState, ReplyLaneHead, RequestLaneHead, ServerStatus, ShardStatus};
+use crate::region::{Attachment, ClientRegion};
+use crate::reply_ring::{Heard, ReplyRing};
+use crate::ring::{RequestRing, Word};
+use crate::sync::{Ordering, fence};
+use crate::wait::{self, Pacer, WaitMode};
+
+/// `RequestLaneHead::waiting`: the client needs no wake.
+pub const AWAKE: u32 = 0;
+/// `RequestLaneHead::waiting`: the client sleeps, or is about to.
+pub const WAITING: u32 = 1;
+/// `RequestLaneHead::waiting`: the client has detached.
+pub const LEFT: u32 = 2;
+
+/// Without any head movement for so long, a sender rings the home worker itself: whoever serves may have been preempted.
+const NUDGE: Duration = Duration::from_micros(50);
+/// An adaptive client spins at most for so long before it sleeps.
+const SPIN: Duration = Duration::from_micros(100);
+/// Yields of an adaptive client before it sleeps.
+const YIELDS: u32 = 4;
+/// First and longest sleep between two looks at whether the server lives.
+const NAPS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Waited {
+    /// The reply is there.
+    Answered,
+    /// The deadline passed first.
+    Deadline,
+    /// The caller's flag was raised.
+    Interrupted,
+    /// No server holds the region, and either the caller wants to know at once, or none can come back to it.
+    ServerGone,
+}
+
+/// What a wait heeds besides the reply.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience<'a> {
+    /// When to give up, from the moment on at which the wait is no longer a short one.
+    pub timeout: Duration,
+    /// Raised by a signal handler or another thread to end the wait.
+    pub interrupt: Option<&'a AtomicBool>,
+    /// End at once when the server is dead instead of waiting for its successor.
+    pub fail_fast: bool,
+}
+
+/// A client's end of its lanes and of its shard's rings. `Send`, not `Sync`: one thread at a time.
+#[derive(Debug)]
+pub struct Port {
+    request: RequestLane<'static>,
+    replies: ReplyLane<'static>,
+    ring: RequestRing<'static>,
+    reply_ring: ReplyRing<'static>,
+    request_head: &'static RequestLaneHead,
+    reply_head: &'static ReplyLaneHead,
+    shard: &'static ShardStatus,
+    status: &'static ServerStatus,
+    word: Word,
+    mode: WaitMode,
+    cpus: u32,
+    /// Position of the next request.
+    next: u64,
+    /// Position of the oldest request whose reply has not been taken.
+    oldest: u64,
+    /// Requests before this position have been announced.
+    announced: u64,
+    /// Position of our last word on the ring.
+    last_word: Option<u64>,
+    /// Our place in the broadcast ring.
+    cursor: u64,
+    /// Keeps the mappings that the views above point into; dropped last.
+    attachment: Attachment,
+}
+
+// SAFETY: the views are shared references to atomics in mappings that the port owns through its attachment; moving the port to
+// another thread moves the only user of its cursors.
+unsafe impl Send for Port where Attachment: Send {}
+
+/// Extends a borrow of memory that an [`Attachment`] keeps mapped.
+///
+/// # Safety
+/// The result must not be used after the attachment is dropped.
+unsafe fn extend<T: ?Sized>(reference: &T) -> &'static T {
+    // SAFETY: the caller's promise.
+    unsafe { &*std::ptr::from_ref(reference) }
+}
+
+impl Port {
+    /// Attaches to the least contended shard of a region.
+    ///
+    /// # Errors
+    /// Whatever [`ClientRegion::attach`] finds: no slot free, no memory, no rights.
+    pub fn attach(region: &ClientRegion, name: &str, mode: WaitMode) -> Result<Self, RegionError> {
+        let attachment = region.attach(name)?;
+        let region = attachment.region();
+        let shard = attachment.shard();
+        let index = attachment.index();
+        // SAFETY: all these rest in mappings that the attachment owns (its lanes, and the region it holds on to), at addresses that do
+        // not move with it; the port keeps the attachment as its last field, and hands out none of them.
+        let (request, request_head, replies, reply_head, ring, reply_ring, shard_status, status) = unsafe {
+            let (request_head, request) = attachment.request_lane();
+            let (reply_head, replies) = attachment.reply_lane();
+            let (ring_head, cells) = region.request_ring(shard);
+            let (reply_ring, descriptors) = region.reply_ring(shard);
+            let shard_status = extend(region.shard_status(shard));
+            (
+                RequestLane::new(extend(request)),
+                extend(request_head),
+                ReplyLane::new(extend(replies)),
+                extend(reply_head),
+                RequestRing::new(&shard_status.head, &extend(ring_head).tail, extend(cells)),
+                ReplyRing::new(&extend(reply_ring).tail, extend(descriptors)),
+                shard_status,
+                extend(region.status()),
+            )
+        };
+        let position = region.client_status(index).position.load(Ordering::Relaxed);
+        request_head.waiting.store(AWAKE, Ordering::Relaxed);
+        Ok(Self {
+            request,
+            replies,
+            ring,
+            reply_ring,
+            request_head,
+            reply_head,
+            shard: shard_status,
+            status,
+            word: Word { client: index as u16, generation: attachment.generation() as u16 },
+            mode,
+            cpus: wait::affinity().len().max(1) as u32,
+            next: position,
+            oldest: position,
+            announced: position,
+            last_word: None,
+            cursor: reply_ring.tail(),
+            attachment,
+        })
+    }
+
+    /// The slot this port works with.
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
+    /// Whether this handle was inherited over a fork and is the parent's.
+    #[inline]
+    pub fn forked(&self) -> bool {
+        self.attachment.forked()
+    }
+
+    /// What the server says of itself.
+    pub fn status(&self) -> &ServerStatus {
+        self.status
+    }
+
+    /// Slots of a lane.
+    pub fn slots(&self) -> u32 {
+        self.request.slots()
+    }
+
+    /// Slots free for requests.
+    #[inline]
+    pub fn room(&self) -> u64 {
+        u64::from(self.request.slots()) - (self.next - self.oldest)
+    }
+
+    /// Position of the oldest request whose reply has not been taken; equal to [`Port::next`] when there is none.
+    #[inline]
+    pub fn oldest(&self) -> u64 {
+        self.oldest
+    }
+
+    /// Position of the next request.
+    #[inline]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Writes and publishes a request; returns its position. It is served at the latest after [`Port::announce`].
+    ///
+    /// # Panics
+    /// When the span is beyond half a lane or [`Port::room`], or the body beyond the span: the caller's credits are broken.
+    #[inline]
+    pub fn send(&mut self, kind: u8, flags: u8, span: u16, parts: [&[u8]; 3]) -> u64 {
+        assert!(u64::from(span) <= self.room() && u32::from(span) <= self.slots() / 2 && span > 0, "credits cover a request");
+        let len = parts.iter().map(|part| part.len()).sum::<usize>();
+        assert!(len + 16 <= usize::from(span) * 64, "a body fits its span");
+        let position = self.next;
+        self.request.write(position, kind, flags, span, parts);
+        self.next += u64::from(span);
+        self.replies.prefetch(position);
+        position
+    }
+
+    /// Makes the server look at what was sent since the last call.
+    #[inline]
+    pub fn announce(&mut self) {
+        if self.announced == self.next {
+            return;
+        }
+        self.announced = self.next;
+        // ORDER(sequence): E1 and E2, the client's side.
+        fence(Ordering::SeqCst);
+        if self.reply_head.hot.load(Ordering::Relaxed) != 0 {
+            return;
+        }
+        if let Some(last) = self.last_word
+            && last.wrapping_sub(self.shard.head.load(Ordering::Relaxed)) as i64 >= 0
+        {
+            return;
+        }
+        self.put_word();
+    }
+
+    /// Puts a word, and rings if everybody sleeps.
+    #[cold]
+    fn ring_home(&self) {
+        let threads = self.status.threads.load(Ordering::Relaxed).max(1);
+        let region = self.attachment.region();
+        let worker = self.attachment.shard() % threads;
+        Token::new(&region.doorbell(worker % region.layout().shape.shards).token).ring();
+    }
+
+    fn put_word(&mut self) {
+        // A congested ring is retried by the wait.
+        self.last_word = self.ring.put(self.word).ok();
+        // ORDER(cell): D1, the client's side.
+        fence(Ordering::SeqCst);
+        if Awake::new(&self.status.awake.workers).nobody() {
+            self.ring_home();
+        }
+    }
+
+    /// The reply of the request at `position`, if it is there.
+    #[inline]
+    pub fn reply(&self, position: u64) -> Option<RawReply> {
+        self.replies.read(position)
+    }
+
+    /// Appends `len` further bytes of the reply at `position` to `out`.
+    pub fn reply_bytes(&self, position: u64, len: usize, out: &mut Vec<u8>) {
+        self.replies.read_bytes(position, len, out);
+    }
+
+    /// Copies `len` bytes at `offset` of the body of an own request that still rests in the lane.
+    ///
+    /// # Panics
+    /// When the request at `position` is not between oldest and next: its slots are not ours to read.
+    pub fn own_body(&self, position: u64, offset: usize, len: usize, out: &mut Vec<u8>) {
+        assert!(position >= self.oldest && position < self.next, "only unanswered requests rest in the lane");
+        out.reserve(len);
+        // SAFETY: `len` bytes of room were reserved and are filled.
+        unsafe {
+            self.request.copy_body(position, offset, out.as_mut_ptr().add(out.len()), len);
+            out.set_len(out.len() + len);
+        }
+    }
+
+    /// Gives the oldest request's slots back: its reply has been taken.
+    ///
+    /// # Panics
+    /// When more is given back than was sent: the caller's count is broken.
+    #[inline]
+    pub fn advance(&mut self, span: u64) {
+        self.oldest += span;
+        assert!(self.oldest <= self.next, "only what was sent is given back");
+    }
+
+    /// Waits for the reply of the request at `position`.
+    pub fn wait(&mut self, position: u64, patience: &Patience<'_>) -> Waited {
+        self.announce();
+        for _ in 0..64 {
+            if self.replies.is_answered(position) {
+                return Waited::Answered;
+            }
+            if self.mode == WaitMode::Block {
+                break;
+            }
+            crate::sync::spin_hint();
+            if self.is_crowded() {
+                break;
+            }
+        }
+        self.wait_longer(position, patience, Instant::now() + patience.timeout)
+    }
+
+    /// Whether spinning would take a core from somebody who has work to do.
+    #[inline]
+    fn is_crowded(&self) -> bool {
+        self.mode == WaitMode::Adaptive && self.status.runnable.load(Ordering::Relaxed) > self.cpus
+    }
+
+    fn wait_longer(&mut self, position: u64, patience: &Patience<'_>, deadline: Instant) -> Waited {
+        if self.mode != WaitMode::Block
+            && !self.is_crowded()
+            && let Some(end) = self.spin(position, patience, deadline)
+        {
+            return end;
+        }
+        if self.mode == WaitMode::Adaptive {
+            for _ in 0..YIELDS {
+                std::thread::yield_now();
+                if self.replies.is_answered(position) {
+                    return Waited::Answered;
+                }
+            }
+        }
+        let mut nap = NAPS.0;
+        let end = loop {
+            if let Some(end) = self.sleep(position, nap.min(deadline.saturating_duration_since(Instant::now()))) {
+                break end;
+            }
+            if let Some(end) = self.take_stock(position, patience, deadline) {
+                break end;
+            }
+            nap = (nap * 2).min(NAPS.1);
+        };
+        self.request_head.waiting.store(AWAKE, Ordering::Relaxed);
+        end
+    }
+
+    /// Spins until the reply is there; `None` when it is time to sleep.
+    fn spin(&mut self, position: u64, patience: &Patience<'_>, deadline: Instant) -> Option<Waited> {
+        let mut pacer = Pacer::start();
+        let mut nudge = NUDGE;
+        loop {
+            if self.replies.is_answered(position) {
+                return Some(Waited::Answered);
+            }
+            crate::sync::spin_hint();
+            let Some(elapsed) = pacer.step(64) else { continue };
+            if self.shard.cpu.load(Ordering::Relaxed) == wait::current_cpu() {
+                // The worker cannot answer while we spin on its CPU.
+                std::thread::yield_now();
+            }
+            if elapsed >= nudge {
+                if let Some(end) = self.take_stock(position, patience, deadline) {
+                    return Some(end);
+                }
+                nudge = (nudge * 2).min(elapsed + NAPS.1);
+            }
+            if self.mode != WaitMode::Spin && (elapsed >= SPIN || self.is_crowded()) {
+                return None;
+            }
+        }
+    }
+
+    /// Sleeps on the broadcast ring until it speaks of our lane, or for `at_most`.
+    fn sleep(&mut self, position: u64, at_most: Duration) -> Option<Waited> {
+        let until = Instant::now() + at_most;
+        self.request_head.waiting.store(WAITING, Ordering::Relaxed);
+        // ORDER(waiting): E3, the client's side.
+        fence(Ordering::SeqCst);
+        loop {
+            let tail = self.reply_ring.tail();
+            match self.reply_ring.follow(&mut self.cursor, self.word.client) {
+                Heard::Nothing if tail == self.cursor => {}
+                _ => continue,
+            }
+            if self.replies.is_answered(position) {
+                return Some(Waited::Answered);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let word = wait::low_half(self.reply_ring.tail_word());
+            match wait::sleep(word, tail as u32, wait::bit_of(u32::from(self.word.client)), left) {
+                wait::Woken::Rung => {}
+                wait::Woken::Deadline | wait::Woken::Signal => {
+                    return self.replies.is_answered(position).then_some(Waited::Answered);
+                }
+            }
+        }
+    }
+
+    /// Nothing came for a while: heeds deadline, interrupt and the server's death, and makes sure that our requests are known.
+    #[cold]
+    fn take_stock(&mut self, position: u64, patience: &Patience<'_>, deadline: Instant) -> Option<Waited> {
+        if self.replies.is_answered(position) {
+            return Some(Waited::Answered);
+        }
+        if patience.interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            return Some(Waited::Interrupted);
+        }
+        if Instant::now() >= deadline {
+            return Some(Waited::Deadline);
+        }
+        let region = self.attachment.region();
+        if !region.server_alive() {
+            if patience.fail_fast || !region.is_current() {
+                return Some(Waited::ServerGone);
+            }
+        } else if RegionState::from_raw(self.status.state.load(Ordering::Relaxed)) == Some(RegionState::Superseded) {
+            return Some(Waited::ServerGone);
+        }
+        let hot = self.reply_head.hot.load(Ordering::Relaxed) != 0;
+        let passed = self.last_word.is_none_or(|last| (last.wrapping_sub(self.shard.head.load(Ordering::Relaxed)) as i64) < 0);
+        if !hot && passed {
+            // Our word was taken and our lane is still unserved, or the word was lost to a scribble.
+            self.put_word();
+        }
+        self.ring_home();
+        None
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if self.forked() {
+            return;
+        }
+        self.request_head.waiting.store(LEFT, Ordering::Relaxed);
+        self.attachment.detach();
+        // Without this word the server finds the slot at its next tick.
+        self.put_word();
+    }
+}

@@ -1,0 +1,85 @@
+//! A bucketed concurrent hash table in a section of memory it is given.
+//!
+//! The writer half ([`Table`], [`Writer`]) belongs to one server process, whose workers write any bucket at once; the
+//! reader half ([`Reader`]) works on a mapping without write permission. The table knows nothing of files, processes
+//! or rings: whoever gives it memory backs it through [`Commit`].
+//!
+//! Bird's eye: [`layout`](crate::Geometry) is one range of header, worker records, buckets and heap. A bucket is a line of a
+//! version word (a seqlock) and seven slots; a slot is one word naming an item; an item is immutable once linked. A
+//! mutation is one slot store, announced in the worker's intent record, so that a successor can tell what a dead server did.
+
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
+
+#[cfg(all(test, not(loom)))]
+extern crate self as table;
+
+mod arena;
+#[cfg(not(loom))]
+mod cache;
+mod chain;
+mod classes;
+#[cfg(not(loom))]
+mod check;
+mod geometry;
+mod hashing;
+#[cfg(not(loom))]
+mod header;
+mod intent;
+mod layout;
+#[cfg(loom)]
+#[doc(hidden)]
+pub mod model;
+#[cfg(not(loom))]
+mod locked_read;
+#[cfg(not(loom))]
+mod locks;
+mod outcome;
+mod prefetch;
+pub mod racing;
+#[cfg(not(loom))]
+mod reader;
+#[cfg(not(loom))]
+mod recovery;
+mod runs;
+#[cfg(not(loom))]
+mod scan;
+mod section;
+mod seqlock;
+#[cfg(not(loom))]
+mod spans;
+#[cfg(not(loom))]
+mod store;
+mod sync;
+#[cfg(not(loom))]
+mod server_half;
+#[cfg(all(test, not(loom)))]
+mod torn;
+#[cfg(not(loom))]
+mod update;
+mod words;
+#[cfg(not(loom))]
+mod writer;
+
+pub use geometry::{Geometry, PlanError};
+pub use hashing::{HASH_VERSION, Hasher, hash};
+pub use intent::{Effect, EffectKind, PendingIntent, Ticket};
+pub use layout::{LAYOUT_MAJOR, LAYOUT_MINOR, MAX_WORKERS};
+pub use outcome::{Busy, Changed, Condition, ItemRef, Outcome, Refused};
+pub use words::{ITEM_HEADER, MAX_EXPIRY, MAX_KEY, MAX_VALUE, MAX_VERSION};
+
+#[cfg(not(loom))]
+pub use header::JoinError;
+#[cfg(not(loom))]
+pub use locks::{LockedBuckets, MAX_LOCKED, TooManyKeys};
+#[cfg(not(loom))]
+pub use reader::Reader;
+#[cfg(not(loom))]
+pub use recovery::Recovery;
+#[cfg(not(loom))]
+pub use scan::ItemView;
+#[cfg(not(loom))]
+pub use store::{Commit, CommitError};
+#[cfg(not(loom))]
+pub use server_half::{RegionState, Table, TableError, TableStats};
+#[cfg(not(loom))]
+pub use writer::{Reservation, Writer};

@@ -1,0 +1,162 @@
+//! Mutations that depend on the old value: `incr` and `append`. They make a new item under the bucket's lock and swap
+//! it in like any other, so that readers and recovery see nothing new.
+
+use crate::chain::{self, Found};
+use crate::cache::Block;
+use crate::classes::class_for;
+use crate::intent::{Effect, EffectKind, Ticket};
+use crate::layout::Counters;
+use crate::outcome::Outcome;
+use crate::spans::unit_entry;
+use crate::words::{ITEM_HEADER, ItemHeader, MAX_KEY, slot_word, tag_of};
+use crate::writer::{Held, Writer};
+use std::io::Write;
+use std::mem::offset_of;
+
+/// Longest decimal text of an i64.
+const DIGITS: usize = 20;
+
+impl Writer<'_> {
+    /// Adds to the number that is the key's value, as decimal text of an i64; a missing key counts as 0. Expiry and type stay.
+    pub fn incr<R>(
+        &mut self,
+        key: &[u8],
+        hash: u64,
+        by: i64,
+        ticket: &Ticket,
+        publish: impl FnOnce(&Outcome) -> R,
+    ) -> R {
+        if key.is_empty() || key.len() > MAX_KEY {
+            return publish(&Outcome::TooLong);
+        }
+        let held = self.lock(hash);
+        let probe = chain::probe(&self.arena, held.bucket, tag_of(hash), key);
+        let live = probe.found.filter(|found| !self.expired(&found.header));
+        let sum = match &live {
+            None => Ok(by),
+            Some(found) => match self.number(found) {
+                None => Err(Outcome::NotANumber),
+                Some(number) => number.checked_add(by).ok_or(Outcome::Overflow),
+            },
+        };
+        let value = match sum {
+            Ok(value) => value,
+            Err(refusal) => return self.refuse(held, refusal, publish),
+        };
+        let mut text = [0u8; DIGITS];
+        let mut rest = &mut text[..];
+        write!(rest, "{value}").expect("twenty bytes hold any i64");
+        let unused = rest.len();
+        let len = DIGITS - unused;
+        let written = self.new_item(key, live.as_ref(), len as u32);
+        let (block, header, held_back) = match written {
+            Ok(written) => written,
+            Err(refusal) => return self.refuse(held, refusal, publish),
+        };
+        self.arena.section.write(block.offset + ITEM_HEADER + key.len() as u64, &text[..len]);
+        let effect = Effect { kind: EffectKind::Number, version: header.version, value: value as u64 };
+        self.finish(held, &probe, (block, header, held_back), hash, ticket, effect, publish)
+    }
+
+    /// Appends to the key's value; a missing key counts as an empty value. Expiry and type stay.
+    pub fn append<R>(
+        &mut self,
+        key: &[u8],
+        hash: u64,
+        bytes: &[u8],
+        ticket: &Ticket,
+        publish: impl FnOnce(&Outcome) -> R,
+    ) -> R {
+        if key.is_empty() || key.len() > MAX_KEY {
+            return publish(&Outcome::TooLong);
+        }
+        let held = self.lock(hash);
+        let probe = chain::probe(&self.arena, held.bucket, tag_of(hash), key);
+        let live = probe.found.filter(|found| !self.expired(&found.header));
+        let old_len = live.map_or(0, |found| u64::from(found.header.value_len));
+        let new_len = old_len + bytes.len() as u64;
+        if new_len > u64::from(self.table.geometry.max_value) {
+            return self.refuse(held, Outcome::TooLong, publish);
+        }
+        let (block, header, held_back) = match self.new_item(key, live.as_ref(), new_len as u32) {
+            Ok(written) => written,
+            Err(refusal) => return self.refuse(held, refusal, publish),
+        };
+        let value_at = block.offset + ITEM_HEADER + key.len() as u64;
+        if let Some(found) = &live {
+            self.arena.section.copy_inside(found.item + ITEM_HEADER + key.len() as u64, value_at, old_len);
+        }
+        self.arena.section.write(value_at + old_len, bytes);
+        let effect = Effect { kind: EffectKind::Length, version: header.version, value: new_len };
+        self.finish(held, &probe, (block, header, held_back), hash, ticket, effect, publish)
+    }
+
+    fn refuse<R>(&mut self, held: Held, refusal: Outcome, publish: impl FnOnce(&Outcome) -> R) -> R {
+        self.unlock_unchanged(held);
+        publish(&refusal)
+    }
+
+    /// Memory for the successor of `live` with header and key written; the value is the caller's.
+    fn new_item(&mut self, key: &[u8], live: Option<&Found>, value_len: u32) -> Result<(Block, ItemHeader, bool), Outcome> {
+        let version = self.take_version().ok_or(Outcome::Full)?;
+        let header = ItemHeader {
+            version,
+            key_len: key.len() as u16,
+            value_len,
+            type_and_flags: live.map_or(0, |found| found.header.type_and_flags),
+            expiry: live.map_or(0, |found| found.header.expiry),
+        };
+        let len = header.len();
+        let mut held_back = false;
+        let mut block = self.cache.take(&self.table.store, class_for(len), len);
+        if block.is_none() && let Some(entry) = live.and_then(|found| unit_entry(&self.arena, found.item)) {
+            block = self.take_like(entry.class, entry.units, len);
+            held_back = true;
+        }
+        let Some(block) = block else {
+            self.count(offset_of!(Counters, full), 1);
+            return Err(Outcome::Full);
+        };
+        self.start_item(&block, &header);
+        self.arena.section.write(block.offset + ITEM_HEADER, key);
+        self.arena.section.word(block.offset).store(header.word0(), crate::sync::Ordering::Relaxed);
+        Ok((block, header, held_back))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "passes on what `apply` needs")]
+    fn finish<R>(
+        &mut self,
+        held: Held,
+        probe: &chain::Probe,
+        (block, header, held_back): (Block, ItemHeader, bool),
+        hash: u64,
+        ticket: &Ticket,
+        effect: Effect,
+        publish: impl FnOnce(&Outcome) -> R,
+    ) -> R {
+        match self.place(probe, slot_word(tag_of(hash), block.offset)) {
+            Ok(store) => self.apply(held, probe, store, &header, ticket, effect, held_back, publish),
+            Err(refusal) => {
+                self.unlock_unchanged(held);
+                self.release(block.offset, held_back);
+                publish(&refusal)
+            }
+        }
+    }
+
+    /// The number that an item's value is. The bucket is locked: the item cannot change.
+    fn number(&self, found: &Found) -> Option<i64> {
+        let len = found.header.value_len as usize;
+        if len == 0 || len > DIGITS {
+            return None;
+        }
+        let mut text = [0u8; DIGITS];
+        let at = found.item + ITEM_HEADER + u64::from(found.header.key_len);
+        // SAFETY: text has room for len bytes.
+        unsafe { self.arena.section.read(at, text.as_mut_ptr(), len) };
+        if text[0] == b'+' {
+            return None;
+        }
+        std::str::from_utf8(&text[..len]).ok()?.parse().ok()
+    }
+}

@@ -1,0 +1,546 @@
+//! A worker's writer: looking up, reserving, linking and unlinking items.
+//!
+//! ```text
+//! Reservation   reserve ──▶ private ──commit──▶ linked        commit may also refuse, then as discard:
+//!                             └───────discard─▶ free
+//! ```
+//!
+//! A1: a mutation is lock, intent, one slot store, publish, clear, unlock, then the free of what was replaced.
+//! A2: an item's bytes are complete before the slot store. A3: a version is used once. Nothing is allocated outside
+//! the section and no lock but the bucket's is taken, save when a cache runs empty or over.
+//! CRASH: see `intent`; a reservation of a dead process is unreachable memory and is free after `Table::join`.
+
+use crate::arena::Arena;
+use crate::cache::{Block, Cache};
+use crate::chain::{self, Found, ItemKey, Probe};
+use crate::classes::{LARGE, LINE_CLASS, class_for, size_of_class};
+use crate::intent::{self, Effect, EffectKind, SlotStore, Ticket};
+use crate::layout::{CHAIN_CAP, Counters, GROUP, Header, LINE, SLOTS, WorkerRecord};
+use crate::outcome::{Condition, ItemRef, Outcome, Refused};
+use crate::prefetch;
+use crate::seqlock;
+use crate::spans::unit_entry;
+use crate::sync::Ordering::Relaxed;
+use crate::server_half::Table;
+use crate::words::{
+    ITEM_HEADER, ItemHeader, MAX_EXPIRY, MAX_KEY, MAX_VERSION, is_link, matches, offset_of_slot, slot_word, tag_of,
+};
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::mem::offset_of;
+use std::ptr::NonNull;
+
+/// Versions that a worker takes at a time.
+const VERSION_BLOCK: u64 = 4096;
+/// Optimistic reads of a bucket before the reader takes its lock.
+const READ_TRIES: u32 = 64;
+
+/// An item being written: memory that nobody else sees until it is committed. Plain data, so that a server can keep
+/// it while a large value streams in; one that is neither committed nor discarded is lost until the next join.
+#[derive(Debug)]
+#[must_use = "a reservation that is dropped keeps its memory until the table is joined anew"]
+pub struct Reservation {
+    pub(crate) block: Block,
+    pub(crate) header: ItemHeader,
+    value: NonNull<u8>,
+    /// Its block was held back for overwrites: what it replaces goes straight back.
+    pub(crate) held_back: bool,
+}
+
+// SAFETY: the pointer names memory that the reservation owns, valid as long as the table's mapping.
+unsafe impl Send for Reservation {}
+
+impl Reservation {
+    /// Where the value's bytes go. Stale readers may still look at this memory: write through [`crate::racing::copy_to_shared`].
+    /// Valid as long as the table.
+    pub fn value_ptr(&self) -> NonNull<u8> {
+        self.value
+    }
+
+    /// Bytes to write there.
+    pub fn value_len(&self) -> u32 {
+        self.header.value_len
+    }
+
+    /// Writes the whole value at once.
+    ///
+    /// # Panics
+    /// If the length is not the one reserved.
+    #[inline]
+    pub fn write_value(&mut self, value: &[u8]) {
+        assert!(value.len() == self.header.value_len as usize, "value written has another length than reserved");
+        // SAFETY: the reservation owns value_len bytes from there on; the slice is private.
+        unsafe { crate::racing::copy_to_shared(value.as_ptr(), self.value.as_ptr(), value.len()) }
+    }
+}
+
+/// The writer of one worker.
+pub struct Writer<'a> {
+    pub(crate) table: &'a Table,
+    pub(crate) arena: Arena,
+    pub(crate) cache: Cache,
+    worker: u32,
+    pub(crate) record: u64,
+    next_version: u64,
+    version_end: u64,
+    now_ms: u64,
+    /// One thread at a time may use a writer, though it may move between threads.
+    single: PhantomData<Cell<()>>,
+}
+
+/// A bucket whose lock this writer holds.
+#[derive(Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) bucket: u64,
+    seen: u64,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(table: &'a Table, worker: u32) -> Writer<'a> {
+        let arena = table.arena.clone();
+        let record = arena.record(worker);
+        Writer {
+            table,
+            arena,
+            cache: Cache::new(),
+            worker,
+            record,
+            next_version: 0,
+            version_end: 0,
+            now_ms: 0,
+            single: PhantomData,
+        }
+    }
+
+    /// The worker's number.
+    pub fn worker(&self) -> u32 {
+        self.worker
+    }
+
+    /// The table.
+    pub fn table(&self) -> &'a Table {
+        self.table
+    }
+
+    /// Hash of a key.
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        self.table.hasher.hash(key)
+    }
+
+    /// Sets what this writer takes for now, in milliseconds since the region's epoch: items that expire up to then
+    /// count as absent. It starts at 0, where nothing has expired.
+    #[inline]
+    pub fn set_now(&mut self, ms: u64) {
+        self.now_ms = ms;
+    }
+
+    /// Hands all cached memory back, for a worker about to idle.
+    pub fn trim(&mut self) {
+        self.cache.flush(&self.table.store);
+    }
+
+    /// The bucket of a hash.
+    #[inline]
+    pub fn bucket_of(&self, hash: u64) -> u64 {
+        self.arena.bucket_count().index(hash)
+    }
+
+    /// Fetches the bucket's line for writing.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        prefetch::for_write(self.arena.section.hint(self.arena.bucket(self.bucket_of(hash))));
+    }
+
+    /// Fetches the item of the first slot whose tag matches; looks at the bucket's own line only.
+    #[inline]
+    pub fn prefetch_item(&self, hash: u64) {
+        let (bucket, tag) = (self.arena.bucket(self.bucket_of(hash)), tag_of(hash));
+        for index in 0..SLOTS {
+            let word = self.arena.section.word(chain::slot_at(bucket, index)).load(Relaxed);
+            if matches(word, tag) {
+                return prefetch::for_read(self.arena.section.hint(offset_of_slot(word)));
+            }
+        }
+    }
+
+    /// Looks a key up.
+    #[inline]
+    pub fn get(&self, key: &[u8], hash: u64) -> Option<ItemRef> {
+        let (bucket, tag) = (self.arena.bucket(self.bucket_of(hash)), tag_of(hash));
+        let version = self.arena.section.word(bucket);
+        if let Some(seen) = seqlock::read_begin(version) {
+            let found = chain::find(&self.arena, self.arena.heap_end, bucket, tag, key);
+            if seqlock::read_holds(version, seen) {
+                return self.refer(found);
+            }
+        }
+        self.get_contended(key, hash)
+    }
+
+    #[cold]
+    fn get_contended(&self, key: &[u8], hash: u64) -> Option<ItemRef> {
+        let (bucket, tag) = (self.arena.bucket(self.bucket_of(hash)), tag_of(hash));
+        let version = self.arena.section.word(bucket);
+        let backoff = seqlock::Backoff::new();
+        for _ in 0..READ_TRIES {
+            if let Some(seen) = seqlock::read_begin(version) {
+                let found = chain::find(&self.arena, self.arena.heap_end, bucket, tag, key);
+                if seqlock::read_holds(version, seen) {
+                    return self.refer(found);
+                }
+            }
+            backoff.snooze();
+        }
+        let held = self.lock(hash);
+        let found = chain::find(&self.arena, self.arena.heap_end, held.bucket, tag, key);
+        self.unlock_unchanged(held);
+        self.refer(found)
+    }
+
+    #[inline]
+    fn refer(&self, found: Option<Found>) -> Option<ItemRef> {
+        found.filter(|found| !self.expired(&found.header)).map(|found| item_ref(found.item, &found.header))
+    }
+
+    #[inline]
+    pub(crate) fn expired(&self, header: &ItemHeader) -> bool {
+        header.expiry != 0 && header.expiry <= self.now_ms
+    }
+
+    /// Copies `len` bytes of an item's value from `from` on; what was copied counts only if the answer is `Ok`.
+    ///
+    /// # Safety
+    /// `out` must be writable for `len` bytes and private to the caller.
+    #[inline]
+    pub unsafe fn read_value(&self, item: &ItemRef, from: u32, len: u32, out: *mut u8) -> Result<(), crate::Changed> {
+        // SAFETY: passed on from the caller.
+        unsafe { crate::reader::copy_item(&self.arena, self.arena.heap_end, item, from, len, out) }
+    }
+
+    /// Replaces the contents of `out` with an item's value.
+    pub fn value_into(&self, item: &ItemRef, out: &mut Vec<u8>) -> Result<(), crate::Changed> {
+        crate::reader::copy_whole(&self.arena, self.arena.heap_end, item, out)
+    }
+
+    /// Takes memory for an item and writes its key. `expiry` is in milliseconds since the region's epoch, 0 for never.
+    #[inline]
+    pub fn reserve(&mut self, key: &[u8], value_len: u32, type_and_flags: u8, expiry: u64) -> Result<Reservation, Refused> {
+        if key.is_empty() || key.len() > MAX_KEY {
+            return Err(Refused::KeyLength { found: key.len() });
+        }
+        if value_len > self.table.geometry.max_value {
+            return Err(Refused::ValueLength { found: value_len, most: self.table.geometry.max_value });
+        }
+        let header =
+            ItemHeader { version: 0, key_len: key.len() as u16, value_len, type_and_flags, expiry: expiry.min(MAX_EXPIRY) };
+        let (class, len) = (class_for(header.len()), header.len());
+        let (block, held_back) = match self.cache.take(&self.table.store, class, len) {
+            Some(block) => (block, false),
+            None => match self.take_held_back(key, len) {
+                Some(block) => (block, true),
+                None => {
+                    self.count(offset_of!(Counters, full), 1);
+                    return Err(Refused::Full);
+                }
+            },
+        };
+        let value = self.start_item(&block, &header);
+        self.arena.section.write(block.offset + ITEM_HEADER, key);
+        Ok(Reservation { block, header, value, held_back })
+    }
+
+    /// Begins an item in its memory; where its value goes.
+    #[inline]
+    pub(crate) fn start_item(&self, block: &Block, header: &ItemHeader) -> NonNull<u8> {
+        seqlock::before_reuse();
+        seqlock::retire(self.arena.section.word(block.offset));
+        self.arena.section.word(block.offset + 8).store(header.word1(), Relaxed);
+        let value_at = block.offset + ITEM_HEADER + u64::from(header.key_len);
+        self.arena.section.pointer(value_at, u64::from(header.value_len))
+    }
+
+    /// Memory is full: an overwrite by something that fits where the old item lies may still take a block of the
+    /// old one's kind, because it gives that one back.
+    #[cold]
+    fn take_held_back(&mut self, key: &[u8], len: u64) -> Option<Block> {
+        let old = self.get(key, self.hash(key))?;
+        let entry = unit_entry(&self.arena, old.offset)?;
+        self.take_like(entry.class, entry.units, len)
+    }
+
+    /// A block of the class (or a run of at most the units) from what is held back, if `len` fits it.
+    pub(crate) fn take_like(&mut self, class: u8, units: u32, len: u64) -> Option<Block> {
+        let store = &self.table.store;
+        if class == LARGE {
+            if class_for(len) != LARGE || len > u64::from(units) * crate::classes::UNIT {
+                return None;
+            }
+            return store.take_run(len, true).map(|offset| Block { offset });
+        }
+        if len > size_of_class(usize::from(class)) {
+            return None;
+        }
+        store.take_held_back(class).map(|offset| Block { offset })
+    }
+
+    /// Gives a reservation's memory back.
+    pub fn discard(&mut self, reservation: Reservation) {
+        self.release(reservation.block.offset, reservation.held_back);
+    }
+
+    /// Frees memory that no slot names any more (or never did).
+    #[inline]
+    pub(crate) fn release(&mut self, offset: u64, held_back: bool) {
+        seqlock::retire(self.arena.section.word(offset));
+        if held_back {
+            self.table.store.give(&[offset]);
+        } else {
+            self.cache.put(&self.table.store, &self.arena, offset);
+        }
+    }
+
+    /// Links a reserved item under its key, or refuses. `publish` runs with the outcome: after the slot store and
+    /// before the bucket is unlocked if the item was linked, else when nothing is held. It must not panic.
+    #[inline]
+    pub fn commit<R>(
+        &mut self,
+        reservation: Reservation,
+        hash: u64,
+        condition: Condition,
+        ticket: &Ticket,
+        publish: impl FnOnce(&Outcome) -> R,
+    ) -> R {
+        let Reservation { block, header, held_back, .. } = reservation;
+        let Some(version) = self.take_version() else {
+            self.release(block.offset, held_back);
+            return publish(&Outcome::Full);
+        };
+        let header = ItemHeader { version, ..header };
+        self.arena.section.word(block.offset).store(header.word0(), Relaxed);
+        let key = ItemKey { at: block.offset + ITEM_HEADER, len: usize::from(header.key_len) };
+        let held = self.lock(hash);
+        let probe = chain::probe(&self.arena, held.bucket, tag_of(hash), key);
+        let live = probe.found.filter(|found| !self.expired(&found.header));
+        let refusal = if condition.met(live.map(|found| found.header.version)) {
+            let kind = if live.is_some() { EffectKind::Replaced } else { EffectKind::Inserted };
+            match self.place(&probe, slot_word(tag_of(hash), block.offset)) {
+                Ok(store) => {
+                    let effect = Effect { kind, version, value: 0 };
+                    return self.apply(held, &probe, store, &header, ticket, effect, held_back, publish);
+                }
+                Err(refusal) => refusal,
+            }
+        } else {
+            Outcome::ConditionNotMet { version: live.map_or(0, |found| found.header.version) }
+        };
+        self.unlock_unchanged(held);
+        self.release(block.offset, held_back);
+        publish(&refusal)
+    }
+
+    /// Reserves, writes and commits a small value in one go.
+    #[inline]
+    pub fn insert<R>(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        hash: u64,
+        condition: Condition,
+        ticket: &Ticket,
+        publish: impl FnOnce(&Outcome) -> R,
+    ) -> R {
+        match self.reserve(key, u32::try_from(value.len()).unwrap_or(u32::MAX), 0, 0) {
+            Ok(mut reservation) => {
+                reservation.write_value(value);
+                self.commit(reservation, hash, condition, ticket, publish)
+            }
+            Err(Refused::Full) => publish(&Outcome::Full),
+            Err(_) => publish(&Outcome::TooLong),
+        }
+    }
+
+    /// Where an item's slot word goes: over the key's old one, into a free slot, or with a new overflow line.
+    #[inline]
+    pub(crate) fn place(&mut self, probe: &Probe, word: u64) -> Result<SlotStore, Outcome> {
+        if let Some(found) = &probe.found {
+            return Ok(SlotStore { slot: found.slot, old: found.word, new: word });
+        }
+        if probe.free != 0 {
+            return Ok(SlotStore { slot: probe.free, old: 0, new: word });
+        }
+        self.place_in_new_line(probe, word)
+    }
+
+    #[cold]
+    fn place_in_new_line(&mut self, probe: &Probe, word: u64) -> Result<SlotStore, Outcome> {
+        if probe.lines >= CHAIN_CAP {
+            self.count(offset_of!(Counters, chain_full), 1);
+            return Err(Outcome::ChainFull);
+        }
+        let Some(block) = self.cache.take(&self.table.store, LINE_CLASS, LINE) else {
+            self.count(offset_of!(Counters, full), 1);
+            return Err(Outcome::Full);
+        };
+        seqlock::before_reuse();
+        let (slot, old, new) = chain::fill_line(&self.arena, probe.last, block.offset, word);
+        Ok(SlotStore { slot, old, new })
+    }
+
+    /// The mutation proper (A1): intent, slot store, publish, clear, unlock, free.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "the one place where all that a mutation is comes together")]
+    pub(crate) fn apply<R>(
+        &mut self,
+        held: Held,
+        probe: &Probe,
+        store: SlotStore,
+        header: &ItemHeader,
+        ticket: &Ticket,
+        effect: Effect,
+        held_back: bool,
+        publish: impl FnOnce(&Outcome) -> R,
+    ) -> R {
+        if header.expiry != 0 {
+            self.lower_deadline(held.bucket, header.expiry);
+        }
+        intent::write_and_apply(&self.arena, self.record, ticket, &effect, store);
+        let answer = publish(&Outcome::of(&effect));
+        intent::clear(&self.arena, self.record);
+        self.unlock(held);
+        if is_link(store.new) {
+            self.count(offset_of!(Counters, overflow_lines), 1);
+        }
+        match probe.found {
+            Some(found) => self.release(found.item, held_back),
+            None => self.count(offset_of!(Counters, items), 1),
+        }
+        answer
+    }
+
+    /// Removes a key.
+    #[inline]
+    pub fn delete<R>(
+        &mut self,
+        key: &[u8],
+        hash: u64,
+        condition: Condition,
+        ticket: &Ticket,
+        publish: impl FnOnce(&Outcome) -> R,
+    ) -> R {
+        let held = self.lock(hash);
+        let found = chain::find(&self.arena, self.arena.heap_end, held.bucket, tag_of(hash), key);
+        let Some(found) = found.filter(|found| !self.expired(&found.header)) else {
+            self.unlock_unchanged(held);
+            let absent = matches!(condition, Condition::None | Condition::IfPresent);
+            return publish(if absent { &Outcome::NotFound } else { &Outcome::ConditionNotMet { version: 0 } });
+        };
+        let version = found.header.version;
+        if !condition.met(Some(version)) {
+            self.unlock_unchanged(held);
+            return publish(&Outcome::ConditionNotMet { version });
+        }
+        let store = SlotStore { slot: found.slot, old: found.word, new: 0 };
+        let effect = Effect { kind: EffectKind::Deleted, version, value: 0 };
+        intent::write_and_apply(&self.arena, self.record, ticket, &effect, store);
+        let answer = publish(&Outcome::Deleted { version });
+        intent::clear(&self.arena, self.record);
+        let line = if found.parent == 0 { None } else { chain::unlink_if_empty(&self.arena, found.parent) };
+        self.unlock(held);
+        self.count(offset_of!(Counters, items), u64::MAX);
+        self.release(found.item, false);
+        if let Some(line) = line {
+            self.count(offset_of!(Counters, overflow_lines), u64::MAX);
+            self.release(line, false);
+        }
+        answer
+    }
+
+    /// Takes the lock of a hash's bucket.
+    #[inline]
+    pub(crate) fn lock(&self, hash: u64) -> Held {
+        loop {
+            let count = self.arena.bucket_count();
+            let held = self.lock_bucket(count.index(hash));
+            if self.arena.bucket_count() == count {
+                return held;
+            }
+            self.unlock_unchanged(held);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn lock_bucket(&self, index: u64) -> Held {
+        let bucket = self.arena.bucket(index);
+        Held { bucket, seen: seqlock::lock(self.arena.section.word(bucket)) }
+    }
+
+    #[inline]
+    pub(crate) fn unlock(&self, held: Held) {
+        seqlock::unlock(self.arena.section.word(held.bucket), held.seen);
+    }
+
+    #[inline]
+    pub(crate) fn unlock_unchanged(&self, held: Held) {
+        seqlock::unlock_unchanged(self.arena.section.word(held.bucket), held.seen);
+    }
+
+    /// A version that was never used and never will be again; none when all 2^48 are spent.
+    #[inline]
+    pub(crate) fn take_version(&mut self) -> Option<u64> {
+        if self.next_version == self.version_end && !self.take_version_block() {
+            return None;
+        }
+        self.next_version += 1;
+        Some(self.next_version - 1)
+    }
+
+    #[cold]
+    fn take_version_block(&mut self) -> bool {
+        let counter = self.arena.section.word(offset_of!(Header, next_version) as u64);
+        if counter.load(Relaxed) > MAX_VERSION - 512 * VERSION_BLOCK {
+            return false;
+        }
+        // Relaxed is enough: only that no two workers get the same block matters.
+        self.next_version = counter.fetch_add(VERSION_BLOCK, Relaxed);
+        self.version_end = self.next_version + VERSION_BLOCK;
+        true
+    }
+
+    /// Adds to one of this worker's counters; a plain load and store, since nobody else writes it.
+    #[inline]
+    pub(crate) fn count(&self, field: usize, by: u64) {
+        let word = self.arena.section.word(self.record + (offset_of!(WorkerRecord, counters) + field) as u64);
+        word.store(word.load(Relaxed).wrapping_add(by), Relaxed);
+    }
+
+    /// Lowers the minimum deadline of the bucket's group; other buckets' holders may do the same at once. It is
+    /// lowered before the item is linked, so that it is never above an item's deadline.
+    #[cold]
+    fn lower_deadline(&self, bucket: u64, expiry: u64) {
+        let group = (bucket - self.arena.buckets) / LINE / GROUP;
+        let word = self.arena.section.word(self.arena.deadlines + 8 * group);
+        // Relaxed: a lone number, read as a bound only. 0 stands for "none".
+        let _ = word.fetch_update(Relaxed, Relaxed, |least| (least == 0 || least > expiry).then_some(expiry));
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        self.cache.flush(&self.table.store);
+        self.table.release(self.worker);
+    }
+}
+
+#[inline]
+pub(crate) fn item_ref(offset: u64, header: &ItemHeader) -> ItemRef {
+    ItemRef {
+        offset,
+        version: header.version,
+        expiry: header.expiry,
+        value_len: header.value_len,
+        key_len: header.key_len,
+        type_and_flags: header.type_and_flags,
+    }
+}
+
