@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
@@ -117,16 +117,19 @@ pub fn ended_within(pid: Pid, patience: Duration) -> bool {
     }
 }
 
-/// Has the kernel signal the child when this process is gone. The thread that spawns it must be the one that lives longest.
+/// Has the kernel signal the child when this process is gone, and gives SIGINT its usual meaning in it (a shell without job control
+/// starts background commands with SIGINT ignored). The thread that spawns the child must be the one that lives longest.
 pub fn die_with_parent(command: &mut Command, signal: Signal) {
     use std::os::unix::process::CommandExt;
     let parent = std::process::id();
     let tie = move || {
         nix::sys::prctl::set_pdeathsig(signal)?;
+        // SAFETY: no handler is installed; `exec` follows at once.
+        unsafe { nix::sys::signal::signal(Signal::SIGINT, SigHandler::SigDfl) }?;
         // CRASH: the parent may have died before the line above; then nobody would send the signal.
         if std::os::unix::process::parent_id() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
     };
-    // SAFETY: between fork and exec the closure makes two system calls and neither allocates nor takes a lock.
+    // SAFETY: between fork and exec the closure makes system calls only and neither allocates nor takes a lock.
     unsafe { command.pre_exec(tie) };
 }
 

@@ -27,6 +27,7 @@
 
 #![deny(unsafe_code)]
 
+mod calls;
 mod client;
 mod error;
 pub mod exit;
@@ -36,6 +37,7 @@ mod monitor;
 mod operation;
 mod options;
 mod pipeline;
+mod polled;
 mod table_map;
 
 pub use client::{Client, Stored};

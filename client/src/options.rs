@@ -7,14 +7,19 @@ use std::time::Duration;
 
 use shmqueue::wait::WaitMode;
 
-/// What a waiting call does when the server is gone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a call under way does when the server dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerGone {
-    /// Wait for its successor, up to the call's timeout.
-    #[default]
-    Wait,
-    /// Fail at once.
+    /// Wait so long for its successor, which completes the request; never beyond the call's timeout.
+    Wait(Duration),
+    /// Fail at once with [`crate::Error::ServerGone`].
     FailFast,
+}
+
+impl Default for ServerGone {
+    fn default() -> Self {
+        Self::Wait(Duration::MAX)
+    }
 }
 
 /// Where and how to attach.
@@ -32,7 +37,7 @@ pub struct Options {
 
 impl Options {
     /// Attach to the region `name` in `/dev/shm`: calls time out after 5 s, waits adapt, a missing server is an error at once,
-    /// and a call under way when the server dies waits for its successor.
+    /// and a call under way when the server dies waits for its successor until it times out.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -40,7 +45,7 @@ impl Options {
             timeout: Duration::from_secs(5),
             wait: WaitMode::Adaptive,
             wait_for_server: Duration::ZERO,
-            server_gone: ServerGone::Wait,
+            server_gone: ServerGone::default(),
             client_name: String::new(),
             interrupt: None,
         }

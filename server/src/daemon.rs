@@ -39,9 +39,11 @@ use crate::service::{self, Service, Streams};
 use crate::sigbus;
 use crate::signals::{Signals, block_in_worker};
 
-/// Time between ticks while clients are attached or workers awake.
+/// Time between ticks while requests come in.
 const PACE_BUSY: Duration = Duration::from_secs(1);
-/// Time between ticks otherwise.
+/// Time between ticks while clients are attached and silent.
+const PACE_QUIET: Duration = Duration::from_secs(2);
+/// Time between ticks while nobody is attached, and between looks at the files.
 const PACE_IDLE: Duration = Duration::from_secs(10);
 /// Rest of the committing thread between rounds that found something to commit.
 const PACE_COMMIT: Duration = Duration::from_millis(20);
@@ -183,19 +185,27 @@ impl Daemon<'_> {
     /// Ticks until a signal asks to stop.
     fn tick_until_signal(&self, committing: &thread::Thread) -> Result<(), ServerError> {
         let mut served = self.requests();
-        let mut named = true;
+        let (mut named, mut looked) = (true, Instant::now());
         loop {
             let attached = self.engine.tick();
             service::publish_counters(self.joined.region.status(), &self.joined.table);
             let requests = self.requests();
-            if requests != served {
+            let busy = requests != served;
+            if busy {
                 served = requests;
                 committing.unpark();
             }
-            self.joined.file.check_len()?;
-            named = self.check_rings(named)?;
+            if looked.elapsed() >= PACE_IDLE {
+                looked = Instant::now();
+                self.joined.file.check_len()?;
+                named = self.check_rings(named)?;
+            }
             let awake = self.joined.region.status().awake.workers.load(Ordering::Relaxed) > 0;
-            let pace = if attached || awake { PACE_BUSY } else { PACE_IDLE };
+            let pace = match attached {
+                _ if busy || awake => PACE_BUSY,
+                true => PACE_QUIET,
+                false => PACE_IDLE,
+            };
             if let Some(signal) = self.signals.wait(pace)? {
                 tracing::info!("stopping: received {signal}");
                 return Ok(());

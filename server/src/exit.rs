@@ -42,7 +42,7 @@ pub(crate) enum ServerError {
     /// Shared memory does not hold what must be there before the first item.
     #[error(
         "not enough shared memory for {path}: found {} free, expected {}; free some, enlarge it (docker: --shm-size; mount -o remount,size=) or lower {flag}",
-        format_size(*.available),
+        roughly(*.available),
         format_size(*.asked)
     )]
     NoMemory {
@@ -62,6 +62,14 @@ pub(crate) enum ServerError {
         path: PathBuf,
         /// Length asked for.
         expected: u64,
+    },
+    /// The directory takes no files.
+    #[error(
+        "cannot create {path}: found a directory that is missing or takes no files, expected shared memory; mount it or choose another --dir"
+    )]
+    NoPlace {
+        /// The rings.
+        path: PathBuf,
     },
     /// The rings are of another major version than this program.
     #[error("{0}; or start with --fresh to discard the region and its items")]
@@ -126,6 +134,12 @@ pub(crate) enum ServerError {
     },
 }
 
+/// A size rounded down to what a person needs to know of it.
+fn roughly(bytes: u64) -> String {
+    let grain = [30, 20, 10].into_iter().find(|shift| bytes >> shift >= 16).unwrap_or(0);
+    format_size(bytes >> grain << grain)
+}
+
 impl ServerError {
     /// The exit code for this error.
     pub(crate) fn exit(&self) -> Exit {
@@ -140,5 +154,35 @@ impl ServerError {
     /// A failed call of the system.
     pub(crate) fn io(what: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
         Self::Io { what: what.into(), source: source.into(), remedy: "" }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_memory_is_named_in_round_numbers() {
+        for (bytes, text) in [(0, "0B"), (17, "17B"), (20_000, "19KiB"), (70 << 20, "70MiB"), ((24 << 30) + 5, "24GiB")] {
+            assert_eq!(roughly(bytes), text);
+        }
+    }
+
+    #[test]
+    fn a_taken_name_a_wrong_flag_and_the_rest_end_differently() {
+        let path = PathBuf::from("/dev/shm/t.rings");
+        let live = ServerError::from(RegionError::Live { path: path.clone(), pid: 1 });
+        let plan = ServerError::from(PlanError::TooSmall { found: 1, needed: 2, buckets: 3 });
+        let cases = [
+            (live, Exit::NameTaken),
+            (ServerError::Usage(String::new()), Exit::Usage),
+            (RegionError::InvalidName { name: String::new() }.into(), Exit::Usage),
+            (RegionError::Unfinished { path: path.clone() }.into(), Exit::Internal),
+            (plan, Exit::Internal),
+            (ServerError::Truncated { path, found: 1, expected: 2 }, Exit::Internal),
+        ];
+        for (error, exit) in cases {
+            assert_eq!(error.exit(), exit, "{error}");
+        }
     }
 }

@@ -47,7 +47,8 @@ pub(crate) struct Joined {
     pub(crate) region: Arc<ServerRegion>,
     pub(crate) table: Table,
     pub(crate) file: TableFile,
-    /// What was repaired in a table that was taken over.
+    /// What was repaired in a table that was taken over. Its intents name requests of the lanes that it was served through, so
+    /// there are none of them where the rings are new.
     pub(crate) recovery: Option<Recovery>,
 }
 
@@ -138,12 +139,18 @@ fn over_new_rings(options: &Options, shards: u32, cgroup: &Cgroup, first: bool) 
     let region = match ServerRegion::create(&options.name, shape, options.mode, options.gid, uuid) {
         Ok(region) => region,
         Err(RegionError::Exists { .. } | RegionError::Unfinished { .. } | RegionError::Stale { .. }) => return Ok(None),
+        // The same words would tell a client to start a server.
+        Err(RegionError::NotFound { path }) => return Err(ServerError::NoPlace { path }),
         Err(error) => return Err(error.into()),
     };
     if keep {
         let why = if first { "found none of them" } else { "the old ones could not be used" };
         tracing::warn!("made new rings over the table: {why}; requests that were under way are lost, items are not");
-        return join(options, region, cgroup).map(Some);
+        let mut joined = join(options, region, cgroup)?;
+        if let Some(recovery) = &mut joined.recovery {
+            recovery.intents.clear();
+        }
+        return Ok(Some(joined));
     }
     if !matches!(kept, Kept::Nothing) {
         discard_table(options, &path)?;

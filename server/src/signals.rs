@@ -37,7 +37,8 @@ impl Signals {
     pub(crate) fn wait(&self, pace: Duration) -> Result<Option<Signal>, ServerError> {
         let timeout = PollTimeout::try_from(pace).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
+            Ok(0) | Err(Errno::EINTR) => return Ok(None),
+            Ok(_) => {}
             Err(source) => return Err(ServerError::io("cannot wait for signals", source)),
         }
         let read = self.fd.read_signal().map_err(|source| ServerError::io("cannot read a signal", source))?;

@@ -153,7 +153,7 @@ pub fn release(word: &AtomicU64, generation: u32) -> Release {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

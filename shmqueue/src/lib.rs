@@ -5,7 +5,6 @@
 
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
 
-#[cfg(not(loom))]
 pub mod claim;
 pub mod doorbell;
 #[cfg(not(loom))]

@@ -66,8 +66,8 @@ pub struct Patience<'a> {
     pub timeout: Duration,
     /// Raised by a signal handler or another thread to end the wait.
     pub interrupt: Option<&'a AtomicBool>,
-    /// End at once when the server is dead instead of waiting for its successor.
-    pub fail_fast: bool,
+    /// How long to wait for a dead server's successor; zero: end at once.
+    pub successor: Duration,
 }
 
 /// A client's end of its lanes and of its shard's rings. `Send`, not `Sync`: one thread at a time.
@@ -92,6 +92,8 @@ pub struct Port {
     announced: u64,
     /// Position of our last word on the ring.
     last_word: Option<u64>,
+    /// When a wait first found no server.
+    gone_since: Option<Instant>,
     /// Our place in the broadcast ring.
     cursor: u64,
     /// Keeps the mappings that the views above point into; dropped last.
@@ -158,6 +160,7 @@ impl Port {
             oldest: position,
             announced: position,
             last_word: None,
+            gone_since: None,
             cursor: reply_ring.tail(),
             attachment,
         })
@@ -414,10 +417,14 @@ impl Port {
         }
         let region = self.attachment.region();
         if !region.server_alive() {
-            if patience.fail_fast || !region.is_current() {
+            let since = *self.gone_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= patience.successor || !region.is_current() {
                 return Some(Waited::ServerGone);
             }
-        } else if RegionState::from_raw(self.status.state.load(Ordering::Relaxed)) == Some(RegionState::Superseded) {
+            return None;
+        }
+        self.gone_since = None;
+        if RegionState::from_raw(self.status.state.load(Ordering::Relaxed)) == Some(RegionState::Superseded) {
             return Some(Waited::ServerGone);
         }
         let hot = self.reply_head.hot.load(Ordering::Relaxed) != 0;

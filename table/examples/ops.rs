@@ -12,13 +12,15 @@ fn main() {
     let rounds = arguments.next().unwrap_or_else(|| (10_000_000 / keys).max(1));
     let memory = memory::Memory::new((keys * 160).max(16 << 20), (keys / 4).max(64), 1 << 20);
     let table = memory.format();
-    while table.commit_ahead() {}
     let mut writer = table.writer(0);
-    let names: Vec<[u8; 16]> = (0..keys).map(|n| table::hash(n, b"name").to_le_bytes()).map(|h| {
-        let mut name = [b'.'; 16];
-        name[..8].copy_from_slice(&h);
-        name
-    }).collect();
+    let names: Vec<[u8; 16]> = (0..keys)
+        .map(|n| table::hash(n, b"name").to_le_bytes())
+        .map(|h| {
+            let mut name = [b'.'; 16];
+            name[..8].copy_from_slice(&h);
+            name
+        })
+        .collect();
     let mut spent = [Duration::ZERO; 4];
     let mut best = [f64::MAX; 4];
     for round in 0..rounds {
@@ -42,17 +44,15 @@ fn main() {
         let got = Instant::now();
         for (n, name) in names.iter().enumerate() {
             let hash = writer.hash(name);
-            let replaced = writer.insert(name, &[7; 8], hash, Condition::None, &ticket(n), |outcome| {
-                matches!(outcome, Outcome::Replaced { .. })
-            });
+            let replaced = writer
+                .insert(name, &[7; 8], hash, Condition::None, &ticket(n), |outcome| matches!(outcome, Outcome::Replaced { .. }));
             assert!(replaced);
         }
         let updated = Instant::now();
         for (n, name) in names.iter().enumerate() {
             let hash = writer.hash(name);
-            let deleted = writer.delete(name, hash, Condition::None, &ticket(n), |outcome| {
-                matches!(outcome, Outcome::Deleted { .. })
-            });
+            let deleted =
+                writer.delete(name, hash, Condition::None, &ticket(n), |outcome| matches!(outcome, Outcome::Deleted { .. }));
             assert!(deleted);
         }
         let end = Instant::now();
@@ -64,4 +64,18 @@ fn main() {
     for (name, (time, best)) in ["insert", "get", "update", "delete"].iter().zip(spent.iter().zip(best)) {
         println!("{name}: mean {:.1} ns, best round {best:.1} ns", time.as_nanos() as f64 / (keys * rounds) as f64);
     }
+    for (n, name) in names.iter().enumerate() {
+        let hash = writer.hash(name);
+        let ticket = Ticket { position: n as u64, ..Ticket::default() };
+        writer.insert(name, &(n as u64).to_le_bytes(), hash, Condition::None, &ticket, |_| ());
+    }
+    drop(writer);
+    let stats = table.stats();
+    let overhead = (stats.memory_used_bytes as f64 - 24.0 * stats.items as f64) / stats.items as f64;
+    drop(table);
+    let start = Instant::now();
+    let (_, recovery) = memory.join().expect("join");
+    let spent = start.elapsed().as_secs_f64() * 1e3;
+    assert_eq!((recovery.items, recovery.dropped_slots), (keys, 0));
+    println!("join: {spent:.1} ms for {keys} items; committed beyond key and value: {overhead:.1} bytes per item");
 }

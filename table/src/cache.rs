@@ -50,7 +50,9 @@ impl Cache {
     /// A block for `len` bytes whose class is `class`, from the cache or the heap.
     #[inline]
     pub(crate) fn take(&mut self, store: &Store, class: u8, len: u64) -> Option<Block> {
-        if class != LARGE && let Some(block) = self.pop(class) {
+        if class != LARGE
+            && let Some(block) = self.pop(class)
+        {
             return Some(block);
         }
         self.refill(store, class, len)

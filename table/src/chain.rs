@@ -14,9 +14,7 @@
 use crate::arena::Arena;
 use crate::layout::{CHAIN_CAP, LINE, SLOTS};
 use crate::sync::Ordering::{Relaxed, Release};
-use crate::words::{
-    ITEM_HEADER, ItemHeader, MAX_KEY, OVERFLOW_MARK, is_link, link_word, matches, offset_of_slot,
-};
+use crate::words::{ITEM_HEADER, ItemHeader, MAX_KEY, OVERFLOW_MARK, is_link, link_word, matches, offset_of_slot};
 
 /// A key to look for: private bytes, or the key of an item that is not linked yet.
 pub(crate) trait KeyBytes: Copy {
@@ -62,8 +60,7 @@ impl KeyBytes for ItemKey {
         }
         let rest = self.len as u64 - whole;
         rest == 0 || {
-            let difference =
-                arena.section.word(at + done).load(Relaxed) ^ arena.section.word(self.at + done).load(Relaxed);
+            let difference = arena.section.word(at + done).load(Relaxed) ^ arena.section.word(self.at + done).load(Relaxed);
             difference << (64 - 8 * rest) == 0
         }
     }
@@ -107,10 +104,7 @@ pub(crate) fn item_of(arena: &Arena, end: u64, word: u64) -> Option<(u64, ItemHe
     if item < arena.heap_start || item + ITEM_HEADER > end {
         return None;
     }
-    let header = ItemHeader::decode(
-        arena.section.word(item).load(Relaxed),
-        arena.section.word(item + 8).load(Relaxed),
-    );
+    let header = ItemHeader::decode(arena.section.word(item).load(Relaxed), arena.section.word(item + 8).load(Relaxed));
     (header.len() <= end - item && usize::from(header.key_len) <= MAX_KEY).then_some((item, header))
 }
 
@@ -124,8 +118,13 @@ pub(crate) fn line_of(arena: &Arena, end: u64, word: u64) -> Option<u64> {
 #[inline]
 fn check<K: KeyBytes>(arena: &Arena, end: u64, slot: u64, word: u64, key: K, parent: u64) -> Option<Found> {
     let (item, header) = item_of(arena, end, word)?;
-    (usize::from(header.key_len) == key.len() && key.equals(arena, item + ITEM_HEADER))
-        .then_some(Found { slot, word, item, header, parent })
+    (usize::from(header.key_len) == key.len() && key.equals(arena, item + ITEM_HEADER)).then_some(Found {
+        slot,
+        word,
+        item,
+        header,
+        parent,
+    })
 }
 
 /// Looks for a key. Without the lock the answer only counts if the bucket's version holds afterwards.
@@ -136,7 +135,9 @@ pub(crate) fn find<K: KeyBytes>(arena: &Arena, end: u64, bucket: u64, tag: u64, 
         for index in 0..SLOTS {
             let slot = slot_at(line, index);
             let word = arena.section.word(slot).load(Relaxed);
-            if matches(word, tag) && let Some(found) = check(arena, end, slot, word, key, parent) {
+            if matches(word, tag)
+                && let Some(found) = check(arena, end, slot, word, key, parent)
+            {
                 return Some(found);
             }
             if index == SLOTS - 1 {

@@ -3,8 +3,8 @@
 use crate::chain;
 use crate::layout::LINE;
 use crate::seqlock;
-use crate::sync::Ordering::Relaxed;
 use crate::server_half::Table;
+use crate::sync::Ordering::Relaxed;
 use crate::words::{ITEM_HEADER, OVERFLOW_MARK, is_link, offset_of_slot, slot_tag, tag_of};
 use std::collections::HashSet;
 

@@ -17,7 +17,9 @@ const MAX_RESERVE: u64 = 256 << 30;
 #[non_exhaustive]
 pub enum PlanError {
     /// The limit does not cover what must be there before the first item.
-    #[error("memory limit too small: found {found} bytes against at least {needed} needed for {buckets} buckets; raise --memory or lower --size")]
+    #[error(
+        "memory limit too small: found {found} bytes against at least {needed} needed for {buckets} buckets; raise --memory or lower --size"
+    )]
     TooSmall {
         /// The limit asked for.
         found: u64,

@@ -2,13 +2,13 @@
 //!
 //! H1: nothing of a header is used before `read` has checked it; afterwards only the private copies are.
 
+use crate::classes::UNIT;
 use crate::geometry::Geometry;
 use crate::hashing::HASH_VERSION;
 use crate::layout::{
     ABI, Header, KNOWN_INCOMPATIBLE, LAYOUT_MAJOR, LAYOUT_MINOR, LINE, MAGIC, MAX_WORKERS, PAGE, PARTS, Part, PartEntry,
     WorkerRecord, committed_word, part_entry,
 };
-use crate::classes::UNIT;
 use crate::section::Section;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::words::{BucketCount, MAX_VALUE};
@@ -28,7 +28,9 @@ pub enum JoinError {
         expected: u64,
     },
     /// A layout of another major version.
-    #[error("joining table failed: found layout {found_major}.{found_minor} against {major}.{minor}; use the matching version, or --fresh to discard the table")]
+    #[error(
+        "joining table failed: found layout {found_major}.{found_minor} against {major}.{minor}; use the matching version, or --fresh to discard the table"
+    )]
     Layout {
         /// Major version in the header.
         found_major: u32,
@@ -40,7 +42,9 @@ pub enum JoinError {
         minor: u32,
     },
     /// Written by a machine of another kind, or with features that we do not know.
-    #[error("joining table failed: found {what} {found:#x} against {expected:#x}; use the matching version, or --fresh to discard the table")]
+    #[error(
+        "joining table failed: found {what} {found:#x} against {expected:#x}; use the matching version, or --fresh to discard the table"
+    )]
     Incompatible {
         /// Which word.
         what: &'static str,
@@ -50,7 +54,9 @@ pub enum JoinError {
         expected: u64,
     },
     /// Shorter than its header says.
-    #[error("joining table failed: found {found} bytes against {expected} in its header; the file was truncated, start the server with --fresh")]
+    #[error(
+        "joining table failed: found {found} bytes against {expected} in its header; the file was truncated, start the server with --fresh"
+    )]
     Truncated {
         /// Length of the mapping.
         found: u64,
@@ -64,7 +70,9 @@ pub enum JoinError {
         found: usize,
     },
     /// A word of the header that no table has.
-    #[error("joining table failed: found {what} {found} against {expected}; the header is damaged, start the server with --fresh")]
+    #[error(
+        "joining table failed: found {what} {found} against {expected}; the header is damaged, start the server with --fresh"
+    )]
     Damaged {
         /// Which word.
         what: &'static str,
@@ -198,7 +206,7 @@ fn read_parts(section: &Section, file_len: u64) -> Result<Parts, JoinError> {
         let len = word(section, entry + offset_of!(PartEntry, len));
         // ORDER(committed): Acquire pairs with the Release in `Store::commit_step`.
         let backed = section.word(committed_word(part)).load(Acquire);
-        check("part offset", offset, end, offset >= end && offset % PAGE == 0 && offset <= file_len)?;
+        check("part offset", offset, end, offset >= end && offset.is_multiple_of(PAGE) && offset <= file_len)?;
         check("part length", len, file_len - offset, len <= file_len - offset)?;
         check("committed length", backed, len, backed <= len)?;
         (parts[place], committed[place]) = ((offset, len), backed);

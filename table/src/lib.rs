@@ -17,41 +17,48 @@ mod arena;
 #[cfg(not(loom))]
 mod cache;
 mod chain;
-mod classes;
 #[cfg(not(loom))]
 mod check;
+mod classes;
 mod geometry;
 mod hashing;
 #[cfg(not(loom))]
 mod header;
 mod intent;
 mod layout;
-#[cfg(loom)]
-#[doc(hidden)]
-pub mod model;
 #[cfg(not(loom))]
 mod locked_read;
 #[cfg(not(loom))]
 mod locks;
+#[cfg(not(loom))]
+mod lookup;
+#[cfg(loom)]
+#[doc(hidden)]
+pub mod model;
 mod outcome;
 mod prefetch;
-pub mod racing;
 #[cfg(not(loom))]
 mod reader;
 #[cfg(not(loom))]
 mod recovery;
+#[cfg(not(loom))]
+mod reservation;
 mod runs;
 #[cfg(not(loom))]
 mod scan;
 mod section;
 mod seqlock;
 #[cfg(not(loom))]
+mod server_half;
+#[cfg(not(loom))]
 mod spans;
+#[cfg(not(loom))]
+mod spans_check;
+#[cfg(not(loom))]
+mod spans_rebuild;
 #[cfg(not(loom))]
 mod store;
 mod sync;
-#[cfg(not(loom))]
-mod server_half;
 #[cfg(all(test, not(loom)))]
 mod torn;
 #[cfg(not(loom))]
@@ -76,10 +83,12 @@ pub use reader::Reader;
 #[cfg(not(loom))]
 pub use recovery::Recovery;
 #[cfg(not(loom))]
-pub use scan::ItemView;
+pub use reservation::Reservation;
 #[cfg(not(loom))]
-pub use store::{Commit, CommitError};
+pub use scan::ItemView;
 #[cfg(not(loom))]
 pub use server_half::{RegionState, Table, TableError, TableStats};
 #[cfg(not(loom))]
-pub use writer::{Reservation, Writer};
+pub use store::{Commit, CommitError};
+#[cfg(not(loom))]
+pub use writer::Writer;

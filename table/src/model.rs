@@ -78,6 +78,25 @@ impl World {
         seqlock::retire(self.arena.section.word(found.item));
     }
 
+    /// Moves a key to another slot of its bucket: two stores under one lock, without order of their own.
+    pub fn shift(&self, key: u64) {
+        let bucket = self.arena.section.word(0);
+        let seen = seqlock::lock(bucket);
+        let found = chain::find(&self.arena, self.arena.heap_end, 0, tag_of(0), &key.to_le_bytes()[..]);
+        let found = found.expect("the model moves what is there");
+        self.arena.section.word(found.slot + 8).store(found.word, Relaxed);
+        self.arena.section.word(found.slot).store(0, Relaxed);
+        seqlock::unlock(bucket, seen);
+    }
+
+    /// Whether an optimistic lookup finds the key; none if a writer came between.
+    pub fn finds(&self, key: u64) -> Option<bool> {
+        let bucket = self.arena.section.word(0);
+        let seen = seqlock::read_begin(bucket)?;
+        let found = chain::find(&self.arena, self.arena.heap_end, 0, tag_of(0), &key.to_le_bytes()[..]);
+        seqlock::read_holds(bucket, seen).then_some(found.is_some())
+    }
+
     /// One optimistic lookup: offset and header word of the item.
     pub fn refer(&self, key: u64) -> Option<((u64, u64), u64)> {
         let bucket = self.arena.section.word(0);

@@ -11,20 +11,18 @@
 
 use crate::arena::Arena;
 use crate::chain;
+use crate::classes::{LINE_CLASS, UNIT};
 use crate::hashing::Hasher;
 use crate::header::{self, JoinError};
 use crate::intent::{self, PendingIntent};
 use crate::layout::{CHAIN_CAP, Counters, Header, LINE, MAX_WORKERS, Part, SLOTS, WorkerRecord};
-use crate::classes::{LINE_CLASS, UNIT};
 use crate::prefetch;
 use crate::section::Section;
+use crate::server_half::{Table, reserve_units};
 use crate::spans::{Spans, unit_entry};
 use crate::store::Commit;
 use crate::sync::Ordering::Relaxed;
-use crate::server_half::{Table, reserve_units};
-use crate::words::{
-    ITEM_HEADER, ItemHeader, MAX_KEY, OVERFLOW_MARK, is_link, offset_of_slot, slot_tag, tag_of,
-};
+use crate::words::{ITEM_HEADER, ItemHeader, MAX_KEY, OVERFLOW_MARK, is_link, offset_of_slot, slot_tag, tag_of};
 use std::mem::offset_of;
 use std::ptr::NonNull;
 
@@ -96,10 +94,7 @@ fn pending_intents(arena: &Arena) -> Vec<PendingIntent> {
     (0..MAX_WORKERS)
         .filter_map(|worker| intent::read(arena, worker))
         .filter(|(_, store)| slot_ok(store.slot) && store.old != store.new)
-        .map(|(pending, store)| PendingIntent {
-            applied: arena.section.word(store.slot).load(Relaxed) == store.new,
-            ..pending
-        })
+        .map(|(pending, store)| PendingIntent { applied: arena.section.word(store.slot).load(Relaxed) == store.new, ..pending })
         .collect()
 }
 
@@ -156,7 +151,10 @@ impl Rebuild {
                     continue;
                 }
                 if is_link(word) {
-                    if place == SLOTS - 1 && depth < CHAIN_CAP && let Some(next) = self.line(word) {
+                    if place == SLOTS - 1
+                        && depth < CHAIN_CAP
+                        && let Some(next) = self.line(word)
+                    {
                         self.lines += 1;
                         line = next;
                         continue 'lines;

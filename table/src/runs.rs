@@ -62,7 +62,9 @@ impl RunPool {
 
     fn fitting(&self, len: u32) -> Option<u32> {
         let bin = bin_of(len);
-        if len > EXACT && let Some(run) = self.look(bin, len, LOOK) {
+        if len > EXACT
+            && let Some(run) = self.look(bin, len, LOOK)
+        {
             return Some(run);
         }
         let from = if len > EXACT { bin + 1 } else { bin };

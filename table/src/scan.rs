@@ -178,7 +178,11 @@ impl Writer<'_> {
                 },
             }
         }
-        if items + lines > 0 { self.unlock(held) } else { self.unlock_unchanged(held) }
+        if items + lines > 0 {
+            self.unlock(held)
+        } else {
+            self.unlock_unchanged(held)
+        }
         for &offset in &freed[..items + lines] {
             self.release(offset, false);
         }

@@ -6,8 +6,6 @@
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
 #[cfg(not(loom))]
-use crate::racing;
-#[cfg(not(loom))]
 use std::ptr::NonNull;
 
 /// A range of shared memory, valid for reads (and in a writer for writes) of its whole length.
@@ -70,7 +68,7 @@ impl Section {
     pub(crate) unsafe fn read(&self, at: u64, to: *mut u8, len: usize) {
         let from = self.pointer(at, len as u64);
         // SAFETY: the source is in bounds, the target by the caller's promise.
-        unsafe { racing::copy_from_shared(from.as_ptr(), to, len) }
+        unsafe { racing::copy(from.as_ptr(), to, len) }
     }
 
     /// Racing copy into the section.
@@ -78,7 +76,7 @@ impl Section {
     pub(crate) fn write(&self, at: u64, from: &[u8]) {
         let to = self.pointer(at, from.len() as u64);
         // SAFETY: the target is in bounds, the source a private slice.
-        unsafe { racing::copy_to_shared(from.as_ptr(), to.as_ptr(), from.len()) }
+        unsafe { racing::copy(from.as_ptr(), to.as_ptr(), from.len()) }
     }
 
     /// Racing copy from one place of the section to another that does not overlap it.
@@ -86,7 +84,7 @@ impl Section {
         assert!(from.abs_diff(to) >= len, "overlapping copy");
         let (source, target) = (self.pointer(from, len), self.pointer(to, len));
         // SAFETY: both in bounds and apart.
-        unsafe { racing::copy_within_shared(source.as_ptr(), target.as_ptr(), len as usize) }
+        unsafe { racing::copy(source.as_ptr(), target.as_ptr(), len as usize) }
     }
 
     /// Whether the bytes at `at` (a multiple of 8) equal `bytes`; false when they would leave the section.

@@ -11,8 +11,8 @@ use crate::layout::{Counters, Header, LAYOUT_MAJOR, LAYOUT_MINOR, MAX_WORKERS, P
 use crate::section::Section;
 use crate::spans::Spans;
 use crate::store::{Commit, CommitError, Store};
-use crate::sync::{AtomicBool, Mutex};
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::{AtomicBool, Mutex};
 use crate::writer::Writer;
 use std::mem::offset_of;
 use std::ptr::NonNull;

@@ -11,9 +11,9 @@ use crate::classes::{CLASSES, LARGE, UNIT, size_of_class, span_units};
 use crate::runs::RunPool;
 use crate::sync::Ordering::Relaxed;
 
-const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 /// In `owner`: first unit of a large run.
-const RUN: u32 = u32::MAX - 1;
+pub(crate) const RUN: u32 = u32::MAX - 1;
 
 /// What the class map says about a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,31 +47,31 @@ pub(crate) fn unit_entry(arena: &Arena, offset: u64) -> Option<UnitEntry> {
     UnitEntry::decode(arena.section.word(arena.class_map + 8 * unit).load(Relaxed))
 }
 
-struct Span {
-    first: u32,
-    units: u32,
-    class: u8,
-    blocks: u32,
-    free: u32,
+pub(crate) struct Span {
+    pub(crate) first: u32,
+    pub(crate) units: u32,
+    pub(crate) class: u8,
+    pub(crate) blocks: u32,
+    pub(crate) free: u32,
     next: u32,
     prev: u32,
-    bits: Vec<u64>,
+    pub(crate) bits: Vec<u64>,
 }
 
 /// The heap's private books; always behind a lock.
 pub(crate) struct Spans {
-    arena: Arena,
+    pub(crate) arena: Arena,
     pub(crate) pool: RunPool,
     /// Per unit: the span's place in `spans`, [`RUN`] or [`NONE`].
-    owner: Vec<u32>,
-    spans: Vec<Span>,
+    pub(crate) owner: Vec<u32>,
+    pub(crate) spans: Vec<Span>,
     /// Places of `spans` to use again.
-    vacant: Vec<u32>,
+    pub(crate) vacant: Vec<u32>,
     /// Per class the list of spans with a free block.
     heads: [u32; CLASSES],
-    free_blocks: [u64; CLASSES],
+    pub(crate) free_blocks: [u64; CLASSES],
     /// All blocks of a class, free or taken.
-    blocks: [u64; CLASSES],
+    pub(crate) blocks: [u64; CLASSES],
     /// Units kept for overwrites of large items.
     reserve: u64,
 }
@@ -106,7 +106,7 @@ impl Spans {
         }
     }
 
-    fn offset(&self, unit: u32) -> u64 {
+    pub(crate) fn offset(&self, unit: u32) -> u64 {
         self.arena.heap_start + u64::from(unit) * UNIT
     }
 
@@ -158,7 +158,9 @@ impl Spans {
         let least = size_of_class(usize::from(class)).div_ceil(UNIT);
         let usual = span_units(usize::from(class));
         for units in [usual, least.max(usual / 2), least] {
-            if self.pool.free_units() >= self.reserve + units && let Some(first) = self.pool.take(units as u32) {
+            if self.pool.free_units() >= self.reserve + units
+                && let Some(first) = self.pool.take(units as u32)
+            {
                 let id = self.install(first, units as u32, class);
                 self.list(id);
                 self.free_blocks[usize::from(class)] += u64::from(self.spans[id as usize].blocks);
@@ -169,7 +171,7 @@ impl Spans {
     }
 
     /// Enters a span into the books and the class map, all blocks free.
-    fn install(&mut self, first: u32, units: u32, class: u8) -> u32 {
+    pub(crate) fn install(&mut self, first: u32, units: u32, class: u8) -> u32 {
         let blocks = (u64::from(units) * UNIT / size_of_class(usize::from(class))) as u32;
         let id = self.vacant.pop().unwrap_or_else(|| {
             self.spans.push(Span { first: 0, units: 0, class: 0, blocks: 0, free: 0, next: NONE, prev: NONE, bits: Vec::new() });
@@ -181,7 +183,7 @@ impl Spans {
         self.blocks[usize::from(class)] += u64::from(blocks);
         span.bits.clear();
         span.bits.resize(blocks.div_ceil(64) as usize, 0);
-        if blocks % 64 != 0 {
+        if !blocks.is_multiple_of(64) {
             // Bits beyond the last block stay set and are never handed out.
             *span.bits.last_mut().expect("a span has blocks") = u64::MAX << (blocks % 64);
         }
@@ -189,7 +191,7 @@ impl Spans {
         id
     }
 
-    fn enter(&mut self, first: u32, units: u32, class: u8, owner: u32) {
+    pub(crate) fn enter(&mut self, first: u32, units: u32, class: u8, owner: u32) {
         for index in 0..units {
             self.owner[(first + index) as usize] = owner;
             let word = UnitEntry { class, index, units }.word();
@@ -253,7 +255,7 @@ impl Spans {
             while id != NONE {
                 let (next, empty) = {
                     let span = &self.spans[id as usize];
-                    let kept = self.free_blocks[class] - u64::from(span.blocks) >= held_back(span.class);
+                    let kept = self.free_blocks[class] >= u64::from(span.blocks) + held_back(span.class);
                     let idle = self.free_blocks[class] == self.blocks[class];
                     (span.next, span.free == span.blocks && (kept || idle))
                 };
@@ -278,7 +280,7 @@ impl Spans {
         Some(self.offset(first))
     }
 
-    fn list(&mut self, id: u32) {
+    pub(crate) fn list(&mut self, id: u32) {
         let class = usize::from(self.spans[id as usize].class);
         let head = self.heads[class];
         self.spans[id as usize].next = head;
@@ -302,183 +304,5 @@ impl Spans {
         } else {
             self.heads[class] = next;
         }
-    }
-
-    /// Rebuild: marks the block at `offset`, which holds `len` bytes, as linked. False when the class map contradicts
-    /// or the block is marked already. New spans are unlisted until `settle`.
-    pub(crate) fn mark(&mut self, offset: u64, len: u64) -> bool {
-        let unit = (offset - self.arena.heap_start) / UNIT;
-        if unit >= self.pool.units() {
-            return false;
-        }
-        let mut id = self.owner[unit as usize];
-        if id == NONE {
-            match self.adopt(unit as u32, offset, len) {
-                Some(adopted) => id = adopted,
-                None => return false,
-            }
-            if id == RUN {
-                return true;
-            }
-        }
-        if id == RUN {
-            return false;
-        }
-        let first = self.offset(self.spans[id as usize].first);
-        let span = &mut self.spans[id as usize];
-        let size = size_of_class(usize::from(span.class));
-        let (index, rest) = ((offset - first) / size, (offset - first) % size);
-        if rest != 0 || len > size || index >= u64::from(span.blocks) {
-            return false;
-        }
-        let (word, bit) = ((index / 64) as usize, 1u64 << (index % 64));
-        if span.bits[word] & bit != 0 {
-            return false;
-        }
-        span.bits[word] |= bit;
-        span.free -= 1;
-        true
-    }
-
-    /// Rebuild: believes the class map about the span or run around `unit` if all its entries agree.
-    fn adopt(&mut self, unit: u32, offset: u64, len: u64) -> Option<u32> {
-        let entry = unit_entry(&self.arena, offset)?;
-        let first = unit.checked_sub(entry.index)?;
-        if u64::from(first) + u64::from(entry.units) > self.pool.units() {
-            return None;
-        }
-        for index in 0..entry.units {
-            let other = unit_entry(&self.arena, self.offset(first + index))?;
-            if other != (UnitEntry { index, ..entry }) || self.owner[(first + index) as usize] != NONE {
-                return None;
-            }
-        }
-        if entry.class == LARGE {
-            if offset != self.offset(first) || len > u64::from(entry.units) * UNIT {
-                return None;
-            }
-            self.enter(first, entry.units, LARGE, RUN);
-            return Some(RUN);
-        }
-        if u64::from(entry.units) * UNIT < size_of_class(usize::from(entry.class)) {
-            return None;
-        }
-        Some(self.install(first, entry.units, entry.class))
-    }
-
-    /// Rebuild: after the last mark, lists the spans with room and gives all other units to the pool.
-    pub(crate) fn settle(&mut self) {
-        for id in 0..self.spans.len() as u32 {
-            let (class, free, blocks) = {
-                let span = &self.spans[id as usize];
-                (usize::from(span.class), span.free, span.blocks)
-            };
-            if free == blocks {
-                // Adopted for a block that was then refused.
-                let (first, units) = (self.spans[id as usize].first, self.spans[id as usize].units);
-                self.owner[first as usize..(first + units) as usize].fill(NONE);
-                self.blocks[class] -= u64::from(blocks);
-                self.vacant.push(id);
-            } else if free > 0 {
-                self.free_blocks[class] += u64::from(free);
-                self.list(id);
-            }
-        }
-        let mut unit = 0;
-        while unit < self.owner.len() {
-            let start = unit;
-            while unit < self.owner.len() && self.owner[unit] == NONE {
-                let word = self.arena.section.word(self.arena.class_map + 8 * unit as u64);
-                if word.load(Relaxed) != 0 {
-                    word.store(0, Relaxed);
-                }
-                unit += 1;
-            }
-            if unit > start {
-                self.pool.give(start as u32, (unit - start) as u32);
-            } else {
-                unit += 1;
-            }
-        }
-    }
-
-    /// Blocks and large runs that are marked taken.
-    pub(crate) fn taken(&self) -> u64 {
-        let mut taken = 0;
-        for (unit, &id) in self.owner.iter().enumerate() {
-            let span = match id {
-                NONE => continue,
-                RUN => {
-                    let entry = unit_entry(&self.arena, self.offset(unit as u32));
-                    taken += u64::from(entry.is_some_and(|entry| entry.index == 0));
-                    continue;
-                }
-                id => &self.spans[id as usize],
-            };
-            if span.first as usize == unit {
-                taken += u64::from(span.blocks - span.free);
-            }
-        }
-        taken
-    }
-
-    /// Whether the block at `offset` is marked taken and holds `len` bytes.
-    pub(crate) fn is_taken(&self, offset: u64, len: u64) -> bool {
-        let unit = (offset - self.arena.heap_start) / UNIT;
-        match self.owner.get(unit as usize) {
-            None | Some(&NONE) => false,
-            Some(&RUN) => unit_entry(&self.arena, offset)
-                .is_some_and(|e| e.class == LARGE && e.index == 0 && len <= u64::from(e.units) * UNIT),
-            Some(&id) => {
-                let span = &self.spans[id as usize];
-                let size = size_of_class(usize::from(span.class));
-                let at = offset - self.offset(span.first);
-                let index = (at / size) as usize;
-                at.is_multiple_of(size)
-                    && len <= size
-                    && index < span.blocks as usize
-                    && span.bits[index / 64] & (1 << (index % 64)) != 0
-            }
-        }
-    }
-
-    /// The books against each other: counts against bitmaps, lists, the class map and the pool.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        let (mut free_blocks, mut blocks) = ([0u64; CLASSES], [0u64; CLASSES]);
-        let mut unit = 0;
-        let mut free_units = 0;
-        while unit < self.owner.len() {
-            let entry = unit_entry(&self.arena, self.offset(unit as u32));
-            match (self.owner[unit], entry) {
-                (NONE, None) => {
-                    free_units += 1;
-                    unit += 1;
-                }
-                (RUN, Some(UnitEntry { class: LARGE, index: 0, units })) => unit += units as usize,
-                (id, Some(UnitEntry { class, index: 0, units })) if id != NONE && id != RUN => {
-                    let span = &self.spans[id as usize];
-                    if (span.first, span.units, span.class) != (unit as u32, units, class) {
-                        return Err(format!("class map and span of unit {unit} differ"));
-                    }
-                    let set: u32 = span.bits.iter().map(|word| word.count_ones()).sum();
-                    let unused = span.bits.len() as u32 * 64 - span.blocks;
-                    if set - unused != span.blocks - span.free {
-                        return Err(format!("span of unit {unit} counts {} free blocks wrongly", span.free));
-                    }
-                    free_blocks[usize::from(class)] += u64::from(span.free);
-                    blocks[usize::from(class)] += u64::from(span.blocks);
-                    unit += units as usize;
-                }
-                (owner, entry) => return Err(format!("unit {unit}: owner {owner} against class map {entry:?}")),
-            }
-        }
-        if free_blocks != self.free_blocks || blocks != self.blocks {
-            return Err("blocks per class differ from the spans' sum".into());
-        }
-        let pooled: u64 = self.pool.runs().map(|(_, len)| u64::from(len)).sum();
-        if pooled != free_units || pooled != self.pool.free_units() {
-            return Err(format!("pool holds {pooled} units, counts {}, map says {free_units}", self.pool.free_units()));
-        }
-        Ok(())
     }
 }

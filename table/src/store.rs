@@ -21,7 +21,9 @@ pub trait Commit: Send + Sync {
 
 /// Memory could not be had.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
-#[error("committing table memory failed: found {reason} against {len} bytes at {offset} wanted; free shared memory or lower --memory")]
+#[error(
+    "committing table memory failed: found {reason} against {len} bytes at {offset} wanted; free shared memory or lower --memory"
+)]
 pub struct CommitError {
     /// Start of the range.
     pub offset: u64,
@@ -164,8 +166,8 @@ impl Store {
             return false;
         }
         let (map_at, heap_at) = (self.arena.class_map + map_end, self.arena.heap_start + units * UNIT);
-        let done = (map_need == 0 || self.commit.commit(map_at, map_need).is_ok())
-            && self.commit.commit(heap_at, step * UNIT).is_ok();
+        let done =
+            (map_need == 0 || self.commit.commit(map_at, map_need).is_ok()) && self.commit.commit(heap_at, step * UNIT).is_ok();
         self.refused.store(!done, Relaxed);
         if !done {
             return false;

@@ -307,7 +307,7 @@ fn any_damage_is_an_error_or_a_consistent_table() {
             let new = match random() % 3 {
                 0 => random(),
                 1 => old ^ (1 << (random() % 64)),
-                _ => image.word(arena.buckets + random() % (8 * LINE) & !7).load(Relaxed),
+                _ => image.word((arena.buckets + random() % (8 * LINE)) & !7).load(Relaxed),
             };
             image.word(at).store(new, Relaxed);
         }
@@ -316,8 +316,8 @@ fn any_damage_is_an_error_or_a_consistent_table() {
             table.check_invariants().unwrap_or_else(|error| panic!("round {round}: {error} after {recovery:?}"));
             let mut writer = table.writer(0);
             (0..200).for_each(|n| {
-        put(&mut writer, n);
-    });
+                put(&mut writer, n);
+            });
         }
     }
     assert!(joined > 100, "most damage leaves a table: {joined}");

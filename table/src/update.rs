@@ -1,8 +1,8 @@
 //! Mutations that depend on the old value: `incr` and `append`. They make a new item under the bucket's lock and swap
 //! it in like any other, so that readers and recovery see nothing new.
 
-use crate::chain::{self, Found};
 use crate::cache::Block;
+use crate::chain::{self, Found};
 use crate::classes::class_for;
 use crate::intent::{Effect, EffectKind, Ticket};
 use crate::layout::Counters;
@@ -18,14 +18,7 @@ const DIGITS: usize = 20;
 
 impl Writer<'_> {
     /// Adds to the number that is the key's value, as decimal text of an i64; a missing key counts as 0. Expiry and type stay.
-    pub fn incr<R>(
-        &mut self,
-        key: &[u8],
-        hash: u64,
-        by: i64,
-        ticket: &Ticket,
-        publish: impl FnOnce(&Outcome) -> R,
-    ) -> R {
+    pub fn incr<R>(&mut self, key: &[u8], hash: u64, by: i64, ticket: &Ticket, publish: impl FnOnce(&Outcome) -> R) -> R {
         if key.is_empty() || key.len() > MAX_KEY {
             return publish(&Outcome::TooLong);
         }
@@ -59,14 +52,7 @@ impl Writer<'_> {
     }
 
     /// Appends to the key's value; a missing key counts as an empty value. Expiry and type stay.
-    pub fn append<R>(
-        &mut self,
-        key: &[u8],
-        hash: u64,
-        bytes: &[u8],
-        ticket: &Ticket,
-        publish: impl FnOnce(&Outcome) -> R,
-    ) -> R {
+    pub fn append<R>(&mut self, key: &[u8], hash: u64, bytes: &[u8], ticket: &Ticket, publish: impl FnOnce(&Outcome) -> R) -> R {
         if key.is_empty() || key.len() > MAX_KEY {
             return publish(&Outcome::TooLong);
         }
@@ -109,7 +95,9 @@ impl Writer<'_> {
         let len = header.len();
         let mut held_back = false;
         let mut block = self.cache.take(&self.table.store, class_for(len), len);
-        if block.is_none() && let Some(entry) = live.and_then(|found| unit_entry(&self.arena, found.item)) {
+        if block.is_none()
+            && let Some(entry) = live.and_then(|found| unit_entry(&self.arena, found.item))
+        {
             block = self.take_like(entry.class, entry.units, len);
             held_back = true;
         }

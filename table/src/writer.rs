@@ -1,9 +1,4 @@
-//! A worker's writer: looking up, reserving, linking and unlinking items.
-//!
-//! ```text
-//! Reservation   reserve ──▶ private ──commit──▶ linked        commit may also refuse, then as discard:
-//!                             └───────discard─▶ free
-//! ```
+//! A worker's writer: linking and unlinking items, and the versions and counters that go with it.
 //!
 //! A1: a mutation is lock, intent, one slot store, publish, clear, unlock, then the free of what was replaced.
 //! A2: an item's bytes are complete before the slot store. A3: a version is used once. Nothing is allocated outside
@@ -11,69 +6,23 @@
 //! CRASH: see `intent`; a reservation of a dead process is unreachable memory and is free after `Table::join`.
 
 use crate::arena::Arena;
-use crate::cache::{Block, Cache};
-use crate::chain::{self, Found, ItemKey, Probe};
-use crate::classes::{LARGE, LINE_CLASS, class_for, size_of_class};
+use crate::cache::Cache;
+use crate::chain::{self, ItemKey, Probe};
+use crate::classes::LINE_CLASS;
 use crate::intent::{self, Effect, EffectKind, SlotStore, Ticket};
-use crate::layout::{CHAIN_CAP, Counters, GROUP, Header, LINE, SLOTS, WorkerRecord};
+use crate::layout::{CHAIN_CAP, Counters, GROUP, Header, LINE, WorkerRecord};
 use crate::outcome::{Condition, ItemRef, Outcome, Refused};
-use crate::prefetch;
+use crate::reservation::Reservation;
 use crate::seqlock;
-use crate::spans::unit_entry;
-use crate::sync::Ordering::Relaxed;
 use crate::server_half::Table;
-use crate::words::{
-    ITEM_HEADER, ItemHeader, MAX_EXPIRY, MAX_KEY, MAX_VERSION, is_link, matches, offset_of_slot, slot_word, tag_of,
-};
+use crate::sync::Ordering::Relaxed;
+use crate::words::{ITEM_HEADER, ItemHeader, MAX_VERSION, is_link, slot_word, tag_of};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::mem::offset_of;
-use std::ptr::NonNull;
 
 /// Versions that a worker takes at a time.
 const VERSION_BLOCK: u64 = 4096;
-/// Optimistic reads of a bucket before the reader takes its lock.
-const READ_TRIES: u32 = 64;
-
-/// An item being written: memory that nobody else sees until it is committed. Plain data, so that a server can keep
-/// it while a large value streams in; one that is neither committed nor discarded is lost until the next join.
-#[derive(Debug)]
-#[must_use = "a reservation that is dropped keeps its memory until the table is joined anew"]
-pub struct Reservation {
-    pub(crate) block: Block,
-    pub(crate) header: ItemHeader,
-    value: NonNull<u8>,
-    /// Its block was held back for overwrites: what it replaces goes straight back.
-    pub(crate) held_back: bool,
-}
-
-// SAFETY: the pointer names memory that the reservation owns, valid as long as the table's mapping.
-unsafe impl Send for Reservation {}
-
-impl Reservation {
-    /// Where the value's bytes go. Stale readers may still look at this memory: write through [`crate::racing::copy_to_shared`].
-    /// Valid as long as the table.
-    pub fn value_ptr(&self) -> NonNull<u8> {
-        self.value
-    }
-
-    /// Bytes to write there.
-    pub fn value_len(&self) -> u32 {
-        self.header.value_len
-    }
-
-    /// Writes the whole value at once.
-    ///
-    /// # Panics
-    /// If the length is not the one reserved.
-    #[inline]
-    pub fn write_value(&mut self, value: &[u8]) {
-        assert!(value.len() == self.header.value_len as usize, "value written has another length than reserved");
-        // SAFETY: the reservation owns value_len bytes from there on; the slice is private.
-        unsafe { crate::racing::copy_to_shared(value.as_ptr(), self.value.as_ptr(), value.len()) }
-    }
-}
-
 /// The writer of one worker.
 pub struct Writer<'a> {
     pub(crate) table: &'a Table,
@@ -83,7 +32,7 @@ pub struct Writer<'a> {
     pub(crate) record: u64,
     next_version: u64,
     version_end: u64,
-    now_ms: u64,
+    pub(crate) now_ms: u64,
     /// One thread at a time may use a writer, though it may move between threads.
     single: PhantomData<Cell<()>>,
 }
@@ -138,166 +87,6 @@ impl<'a> Writer<'a> {
     /// Hands all cached memory back, for a worker about to idle.
     pub fn trim(&mut self) {
         self.cache.flush(&self.table.store);
-    }
-
-    /// The bucket of a hash.
-    #[inline]
-    pub fn bucket_of(&self, hash: u64) -> u64 {
-        self.arena.bucket_count().index(hash)
-    }
-
-    /// Fetches the bucket's line for writing.
-    #[inline]
-    pub fn prefetch(&self, hash: u64) {
-        prefetch::for_write(self.arena.section.hint(self.arena.bucket(self.bucket_of(hash))));
-    }
-
-    /// Fetches the item of the first slot whose tag matches; looks at the bucket's own line only.
-    #[inline]
-    pub fn prefetch_item(&self, hash: u64) {
-        let (bucket, tag) = (self.arena.bucket(self.bucket_of(hash)), tag_of(hash));
-        for index in 0..SLOTS {
-            let word = self.arena.section.word(chain::slot_at(bucket, index)).load(Relaxed);
-            if matches(word, tag) {
-                return prefetch::for_read(self.arena.section.hint(offset_of_slot(word)));
-            }
-        }
-    }
-
-    /// Looks a key up.
-    #[inline]
-    pub fn get(&self, key: &[u8], hash: u64) -> Option<ItemRef> {
-        let (bucket, tag) = (self.arena.bucket(self.bucket_of(hash)), tag_of(hash));
-        let version = self.arena.section.word(bucket);
-        if let Some(seen) = seqlock::read_begin(version) {
-            let found = chain::find(&self.arena, self.arena.heap_end, bucket, tag, key);
-            if seqlock::read_holds(version, seen) {
-                return self.refer(found);
-            }
-        }
-        self.get_contended(key, hash)
-    }
-
-    #[cold]
-    fn get_contended(&self, key: &[u8], hash: u64) -> Option<ItemRef> {
-        let (bucket, tag) = (self.arena.bucket(self.bucket_of(hash)), tag_of(hash));
-        let version = self.arena.section.word(bucket);
-        let backoff = seqlock::Backoff::new();
-        for _ in 0..READ_TRIES {
-            if let Some(seen) = seqlock::read_begin(version) {
-                let found = chain::find(&self.arena, self.arena.heap_end, bucket, tag, key);
-                if seqlock::read_holds(version, seen) {
-                    return self.refer(found);
-                }
-            }
-            backoff.snooze();
-        }
-        let held = self.lock(hash);
-        let found = chain::find(&self.arena, self.arena.heap_end, held.bucket, tag, key);
-        self.unlock_unchanged(held);
-        self.refer(found)
-    }
-
-    #[inline]
-    fn refer(&self, found: Option<Found>) -> Option<ItemRef> {
-        found.filter(|found| !self.expired(&found.header)).map(|found| item_ref(found.item, &found.header))
-    }
-
-    #[inline]
-    pub(crate) fn expired(&self, header: &ItemHeader) -> bool {
-        header.expiry != 0 && header.expiry <= self.now_ms
-    }
-
-    /// Copies `len` bytes of an item's value from `from` on; what was copied counts only if the answer is `Ok`.
-    ///
-    /// # Safety
-    /// `out` must be writable for `len` bytes and private to the caller.
-    #[inline]
-    pub unsafe fn read_value(&self, item: &ItemRef, from: u32, len: u32, out: *mut u8) -> Result<(), crate::Changed> {
-        // SAFETY: passed on from the caller.
-        unsafe { crate::reader::copy_item(&self.arena, self.arena.heap_end, item, from, len, out) }
-    }
-
-    /// Replaces the contents of `out` with an item's value.
-    pub fn value_into(&self, item: &ItemRef, out: &mut Vec<u8>) -> Result<(), crate::Changed> {
-        crate::reader::copy_whole(&self.arena, self.arena.heap_end, item, out)
-    }
-
-    /// Takes memory for an item and writes its key. `expiry` is in milliseconds since the region's epoch, 0 for never.
-    #[inline]
-    pub fn reserve(&mut self, key: &[u8], value_len: u32, type_and_flags: u8, expiry: u64) -> Result<Reservation, Refused> {
-        if key.is_empty() || key.len() > MAX_KEY {
-            return Err(Refused::KeyLength { found: key.len() });
-        }
-        if value_len > self.table.geometry.max_value {
-            return Err(Refused::ValueLength { found: value_len, most: self.table.geometry.max_value });
-        }
-        let header =
-            ItemHeader { version: 0, key_len: key.len() as u16, value_len, type_and_flags, expiry: expiry.min(MAX_EXPIRY) };
-        let (class, len) = (class_for(header.len()), header.len());
-        let (block, held_back) = match self.cache.take(&self.table.store, class, len) {
-            Some(block) => (block, false),
-            None => match self.take_held_back(key, len) {
-                Some(block) => (block, true),
-                None => {
-                    self.count(offset_of!(Counters, full), 1);
-                    return Err(Refused::Full);
-                }
-            },
-        };
-        let value = self.start_item(&block, &header);
-        self.arena.section.write(block.offset + ITEM_HEADER, key);
-        Ok(Reservation { block, header, value, held_back })
-    }
-
-    /// Begins an item in its memory; where its value goes.
-    #[inline]
-    pub(crate) fn start_item(&self, block: &Block, header: &ItemHeader) -> NonNull<u8> {
-        seqlock::before_reuse();
-        seqlock::retire(self.arena.section.word(block.offset));
-        self.arena.section.word(block.offset + 8).store(header.word1(), Relaxed);
-        let value_at = block.offset + ITEM_HEADER + u64::from(header.key_len);
-        self.arena.section.pointer(value_at, u64::from(header.value_len))
-    }
-
-    /// Memory is full: an overwrite by something that fits where the old item lies may still take a block of the
-    /// old one's kind, because it gives that one back.
-    #[cold]
-    fn take_held_back(&mut self, key: &[u8], len: u64) -> Option<Block> {
-        let old = self.get(key, self.hash(key))?;
-        let entry = unit_entry(&self.arena, old.offset)?;
-        self.take_like(entry.class, entry.units, len)
-    }
-
-    /// A block of the class (or a run of at most the units) from what is held back, if `len` fits it.
-    pub(crate) fn take_like(&mut self, class: u8, units: u32, len: u64) -> Option<Block> {
-        let store = &self.table.store;
-        if class == LARGE {
-            if class_for(len) != LARGE || len > u64::from(units) * crate::classes::UNIT {
-                return None;
-            }
-            return store.take_run(len, true).map(|offset| Block { offset });
-        }
-        if len > size_of_class(usize::from(class)) {
-            return None;
-        }
-        store.take_held_back(class).map(|offset| Block { offset })
-    }
-
-    /// Gives a reservation's memory back.
-    pub fn discard(&mut self, reservation: Reservation) {
-        self.release(reservation.block.offset, reservation.held_back);
-    }
-
-    /// Frees memory that no slot names any more (or never did).
-    #[inline]
-    pub(crate) fn release(&mut self, offset: u64, held_back: bool) {
-        seqlock::retire(self.arena.section.word(offset));
-        if held_back {
-            self.table.store.give(&[offset]);
-        } else {
-            self.cache.put(&self.table.store, &self.arena, offset);
-        }
     }
 
     /// Links a reserved item under its key, or refuses. `publish` runs with the outcome: after the slot store and
@@ -543,4 +332,3 @@ pub(crate) fn item_ref(offset: u64, header: &ItemHeader) -> ItemRef {
         type_and_flags: header.type_and_flags,
     }
 }
-

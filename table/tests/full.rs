@@ -56,7 +56,7 @@ fn at_the_limit_reads_deletes_and_fitting_overwrites_go_on() {
         assert_eq!(insert(&mut writer, 0, len * 3 + 4000), Outcome::Full, "{len}");
         for round in 0..3 {
             for n in 0..items {
-                let shorter = if round == 1 { len - len / 16 } else { len };
+                let shorter = if round == 2 { len - len / 16 } else { len };
                 assert!(matches!(insert(&mut writer, n, shorter), Outcome::Replaced { .. }), "{len}: overwrite {n}");
                 assert!(holds(&writer, n, shorter), "{len}: {n}");
             }

@@ -55,6 +55,22 @@ fn a_copy_by_reference_is_the_item_or_nothing() {
     });
 }
 
+/// The slots that a lookup saw are of one moment: a key on the move is not missed.
+#[test]
+fn a_key_that_moves_within_its_bucket_is_never_missed() {
+    loom::model(|| {
+        let world = World::new();
+        world.swap(1, 10, 0);
+        let writer = {
+            let world = world.clone();
+            thread::spawn(move || world.shift(1))
+        };
+        assert_ne!(world.finds(1), Some(false));
+        writer.join().unwrap();
+        assert_eq!(world.finds(1), Some(true));
+    });
+}
+
 /// Two writers on one bucket: both changes are kept.
 #[test]
 fn two_writers_of_a_bucket_lose_nothing() {

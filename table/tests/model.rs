@@ -8,8 +8,7 @@ use std::collections::HashMap;
 use table::{Condition, Outcome, Refused, Table, Ticket, Writer};
 
 const KEY_LENGTHS: [usize; 9] = [1, 2, 7, 8, 9, 16, 255, 1023, 1024];
-const VALUE_LENGTHS: [usize; 18] =
-    [0, 1, 7, 8, 9, 47, 48, 49, 63, 64, 65, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1 << 20];
+const VALUE_LENGTHS: [usize; 18] = [0, 1, 7, 8, 9, 47, 48, 49, 63, 64, 65, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1 << 20];
 const MAX_VALUE: usize = 1 << 20;
 
 #[derive(Clone, Debug)]

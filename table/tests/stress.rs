@@ -66,7 +66,9 @@ fn write(writer: &mut Writer<'_>, random: &mut Random, steps: u64) {
             5 | 6 => writer.delete(&key, hash, Condition::None, &NONE, |_| ()),
             _ => {
                 let mut out = Vec::new();
-                if let Some(item) = writer.get(&key, hash) && writer.value_into(&item, &mut out).is_ok() {
+                if let Some(item) = writer.get(&key, hash)
+                    && writer.value_into(&item, &mut out).is_ok()
+                {
                     assert_whole(n, &out);
                 }
             }
@@ -260,7 +262,10 @@ fn a_deleted_prefix_is_gone_and_nothing_else() {
         cursor = next;
     }
     assert_eq!((total, table.stats().items), (133, 267));
-    let empty: Vec<_> = (0..400u64).step_by(3).filter(|n| writer.get(format!("user:{n}").as_bytes(), table.hash(format!("user:{n}").as_bytes())).is_none()).collect();
+    let empty: Vec<_> = (0..400u64)
+        .step_by(3)
+        .filter(|n| writer.get(format!("user:{n}").as_bytes(), table.hash(format!("user:{n}").as_bytes())).is_none())
+        .collect();
     assert_eq!(empty, Vec::<u64>::new());
     drop(writer);
     table.check_invariants().expect("invariants");

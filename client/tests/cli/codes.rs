@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::daemon::{Answer, Daemon, client, private_folder, send, server_command, until, watched};
+use crate::daemon::{Daemon, client, private_folder, run, send, server_command, until};
 
 #[test]
 fn usage_is_2() {
@@ -11,6 +11,7 @@ fn usage_is_2() {
         &["frobnicate"][..],
         &["insert", "k"],
         &["insert", "k", "v", "--if-absent", "--if-present"],
+        &["insert", "k", "v", "--if-absent", "--if-version", "3"],
         &["read", "k", "--timeout", "soon"],
         &["read", "k", "--wait", "patiently"],
         &["read", "k", "--no-such-flag"],
@@ -59,8 +60,7 @@ fn no_client_slot_is_3_and_monitors_need_none() {
 #[test]
 fn a_name_that_is_taken_is_3_and_names_the_server() {
     let server = Daemon::start(&[]);
-    let second = server_command(server.dir(), &[]).spawn().expect("the server starts");
-    let answer = Answer::of(watched(second.id(), move || second.wait_with_output().expect("it ends")));
+    let answer = run(server_command(server.dir(), &[]));
     assert!(answer.error(3).contains(&server.pid().to_string()), "{answer:?}");
     assert_eq!(server.client(&["insert", "k", "v"]).text(), "inserted\n", "the first one serves on");
 }
@@ -69,7 +69,7 @@ fn a_name_that_is_taken_is_3_and_names_the_server() {
 fn no_answer_in_time_is_4_and_of_a_write_the_outcome_is_unknown() {
     let server = Daemon::start(&[]);
     assert_eq!(server.client(&["insert", "k", "v"]).text(), "inserted\n");
-    send(server.pid(), Signal::SIGSTOP);
+    server.freeze();
     let read = server.client(&["read", "k", "--timeout", "50ms"]);
     assert!(!read.error(4).contains("unknown"), "{read:?}");
     let write = server.client(&["insert", "k", "w", "--timeout", "50ms"]);

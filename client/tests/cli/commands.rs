@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde_json::Value;
 
-use crate::daemon::{Daemon, client_command, watched};
+use crate::daemon::{Daemon, client_bare, client_command, run};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text.trim_end()).unwrap_or_else(|error| panic!("{text:?} is no JSON: {error}"))
@@ -125,15 +125,15 @@ fn json_is_one_object_per_line_for_every_command() {
 #[test]
 fn the_environment_stands_in_for_flags_and_yields_to_them() {
     let server = Daemon::start(&["--name", "other"]);
-    let run = |args: &[&str]| {
+    let set = |args: &[&str]| {
         let mut command = client_command(server.dir(), args);
-        let child = command.env("SHMTABLE_NAME", "other").env("SHMTABLE_JSON", "1").spawn().expect("the client starts");
-        let pid = child.id();
-        let output = watched(pid, move || child.wait_with_output().expect("the client ends"));
-        crate::daemon::Answer::of(output)
+        // A variable that says no is no flag, and in no flag's way.
+        command.env("SHMTABLE_NAME", "other").env("SHMTABLE_JSON", "1").env("SHMTABLE_IF_ABSENT", "0");
+        run(command)
     };
-    assert_eq!(json(run(&["insert", "k", "v"]).text())["result"], "inserted");
-    run(&["read", "k", "--name", "absent"]).error(3);
+    assert_eq!(json(set(&["insert", "k", "v"]).text())["result"], "inserted");
+    assert_eq!(json(set(&["insert", "k", "v", "--if-present"]).text())["result"], "replaced");
+    set(&["read", "k", "--name", "absent"]).error(3);
     server.client(&["read", "k"]).error(3);
     assert_eq!(server.client(&["read", "k", "--name", "other"]).text(), "v\n");
 }
@@ -141,10 +141,11 @@ fn the_environment_stands_in_for_flags_and_yields_to_them() {
 #[test]
 fn the_default_folder_is_that_of_shared_memory() {
     let name = format!("cli-test-{}", std::process::id());
-    let server = Daemon::start(&["--dir", "/dev/shm", "--name", &name]);
+    let server = Daemon::start_by_default(&name);
     let command = |args: &[&str]| {
-        let child = client_command("/dev/shm".as_ref(), args).args(["--name", &name]).spawn().expect("the client starts");
-        crate::daemon::Answer::of(watched(child.id(), move || child.wait_with_output().expect("the client ends")))
+        let mut command = client_bare(&["--name".as_ref(), name.as_ref()]);
+        command.args(args);
+        run(command)
     };
     assert_eq!(command(&["insert", "k", "v"]).text(), "inserted\n");
     assert_eq!(command(&["read", "k"]).text(), "v\n");

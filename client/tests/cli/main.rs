@@ -2,10 +2,10 @@
 //!
 //! Needs the server's binary beside the client's: `cargo build -p server` first.
 
-mod bench;
 mod codes;
 mod commands;
 mod daemon;
 mod doctor;
 mod monitor;
 mod streams;
+mod workload;

@@ -48,7 +48,8 @@ fn stats_have_every_name_of_the_contract() {
         }
     }
     assert_eq!(found["shards"], "2");
-    assert!(found["buckets"].parse::<u64>().expect("a number") >= 1024);
+    // The server says the same of itself.
+    assert!(server.ready.contains(&format!(" buckets={} ", found["buckets"])), "{} against {answer:?}", server.ready);
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn a_reader_that_goes_away_ends_a_command_quietly() {
     let server = Daemon::start(&[]);
     let items: String = (0..50_000).map(|index| format!("key-{index}\tvalue-{index}\n")).collect();
     assert_eq!(server.fed(&["load", "-"], items.as_bytes()).text(), "50000\n");
-    let mut first_line = |mut client: Background| {
+    let first_line = |mut client: Background| {
         let mut line = String::new();
         let mut stdout = BufReader::new(client.child().stdout.take().expect("a pipe"));
         stdout.read_line(&mut line).expect("read");

@@ -97,12 +97,15 @@ fn a_snapshot_at_exit_is_refused_and_says_why() {
 }
 
 #[test]
-fn a_missing_directory_is_an_error() {
-    let mut command = bare();
-    command.args(["--dir", "/nonexistent/place"]);
-    let ended = run(command);
-    assert_eq!(ended.code, Some(70), "{}", ended.stderr);
-    assert!(error_line(&ended.stderr).contains("/nonexistent/place"), "{}", ended.stderr);
+fn a_directory_that_takes_no_files_is_an_error() {
+    for dir in ["/nonexistent/place", "/proc"] {
+        let mut command = bare();
+        command.args(["--dir", dir]);
+        let ended = run(command);
+        assert_eq!(ended.code, Some(70), "{}", ended.stderr);
+        let error = error_line(&ended.stderr);
+        assert!(error.contains(dir) && error.contains("--dir"), "{error}");
+    }
 }
 
 #[test]

@@ -16,8 +16,10 @@
 //! Invariants of absence: no lock is held while a request is served but the serving word, which nobody waits for; no
 //! allocation, no system call and no timer per request on the busy path.
 
+mod heat;
 mod job;
 mod lanes;
+mod leaving;
 mod pace;
 mod shard;
 mod takeover;
@@ -53,8 +55,9 @@ pub struct EngineConfig {
     pub cpus: Vec<usize>,
 }
 
-/// Longest sleep of a worker before it looks for itself.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// Longest sleep of the first worker before it looks for itself, and of the others: whoever wants something served rings, so this is
+/// only for the ringer that was stopped between its two steps.
+const DEADLINES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 
 /// The engine. Shared by its worker threads and whoever ticks and stops it.
 #[derive(Debug)]
@@ -71,6 +74,7 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Seen {
+    at: std::time::Instant,
     shards: Vec<u64>,
     clients: Vec<u64>,
 }
@@ -92,7 +96,11 @@ impl Engine {
         let threads = config.threads.max(1);
         let engine = Self {
             lanes: Lanes::new(shape.clients),
-            seen: std::sync::Mutex::new(Seen { shards: vec![0; shards.len()], clients: vec![0; shape.clients as usize] }),
+            seen: std::sync::Mutex::new(Seen {
+                at: std::time::Instant::now(),
+                shards: vec![0; shards.len()],
+                clients: vec![0; shape.clients as usize],
+            }),
             shards,
             asleep: (0..threads).map(|_| CachePadded::new(AtomicBool::new(false))).collect(),
             stop: AtomicBool::new(false),
@@ -212,7 +220,11 @@ impl Engine {
         self.asleep[worker as usize].store(true, Ordering::Relaxed);
         let last = self.awake().lie_down();
         let stay = (last && self.cool_down(worker)) || self.stop.load(Ordering::Relaxed) || self.anything_pending();
-        let woken = if stay { wait::Woken::Rung } else { wait::sleep(token.word(), seen, NonZeroU32::MAX, DEADLINE) };
+        let woken = if stay {
+            wait::Woken::Rung
+        } else {
+            wait::sleep(token.word(), seen, NonZeroU32::MAX, if worker == 0 { DEADLINES.0 } else { DEADLINES.1 })
+        };
         self.awake().rise();
         self.asleep[worker as usize].store(false, Ordering::Relaxed);
         if woken != wait::Woken::Rung || !stay {
@@ -332,10 +344,14 @@ impl Engine {
 
     fn publish_rates(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let ms = seen.at.elapsed().as_millis().max(1) as u64;
+        seen.at = std::time::Instant::now();
         for (index, last) in seen.shards.iter_mut().enumerate() {
             let status = self.region.shard_status(index as u32);
             let total = status.requests_total.load(Ordering::Relaxed);
-            status.recent_requests.store(total.saturating_sub(*last).min(u64::from(u32::MAX)) as u32, Ordering::Relaxed);
+            status
+                .recent_requests
+                .store((total.saturating_sub(*last) * 1000 / ms).min(u64::from(u32::MAX)) as u32, Ordering::Relaxed);
             *last = total;
         }
     }

@@ -22,7 +22,6 @@ use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64 as PrivateU64};
 
-use crate::claim::{self, ClaimState};
 use crate::lane::{ReplyLane, RequestLane};
 use crate::region::ServerRegion;
 use crate::reply_ring::ReplyRing;
@@ -31,6 +30,7 @@ use crate::serving::Serving;
 use crate::sync::{Ordering, fence};
 use crate::wait;
 
+use super::heat::HOT_LANES;
 use super::job::{Handler, Job};
 use super::lanes::{Lane, Lanes};
 use crate::port::{AWAKE, LEFT};
@@ -41,10 +41,6 @@ const WORDS_PER_PASS: usize = 32;
 const QUOTA: usize = 64;
 /// Requests handed to the handler at once.
 pub(super) const BATCH: usize = 64;
-/// Lanes that are tested directly.
-const HOT_LANES: usize = 2;
-/// After so many passes that took words hot lanes are cooled down, so that the ones in use now may take their places.
-const COOL_EVERY: u32 = 256;
 /// Drains of a lone hot lane in one pass.
 const LONE_DRAINS: usize = 8;
 
@@ -56,15 +52,15 @@ pub(super) struct Core {
     /// Next position of the reply ring.
     tail: u64,
     queue: VecDeque<u32>,
-    hot: Vec<u32>,
+    pub(super) hot: Vec<u32>,
     /// Lanes that were answered in this pass.
-    served: Vec<u32>,
+    pub(super) served: Vec<u32>,
     requests: u64,
     /// Distinct clients served in the current tick.
     active: u32,
     tick: u32,
     /// Passes that took words since hot lanes were last cooled down.
-    since_cool: u32,
+    pub(super) since_cool: u32,
 }
 
 /// A shard as the server sees it.
@@ -123,7 +119,7 @@ pub(super) struct Pass<'a> {
     pub(super) lanes: &'a Lanes,
     pub(super) shard: &'a Shard,
     pub(super) index: u32,
-    core: &'a mut Core,
+    pub(super) core: &'a mut Core,
 }
 
 impl<'a> Pass<'a> {
@@ -140,11 +136,11 @@ impl<'a> Pass<'a> {
         RequestRing::new(&self.region.shard_status(self.index).head, &ring.tail, cells)
     }
 
-    fn request_lane(&self, client: u32) -> RequestLane<'a> {
+    pub(super) fn request_lane(&self, client: u32) -> RequestLane<'a> {
         RequestLane::new(self.region.request_lane(client).1)
     }
 
-    fn lane(&mut self, client: u32) -> &mut Lane {
+    pub(super) fn lane(&mut self, client: u32) -> &mut Lane {
         // SAFETY: clients get into the core's lists only through `enqueue`, which checks that this shard owns them; the pass holds
         // the serving word, and the borrow of `self` keeps a second reference away.
         unsafe { self.lanes.lane(client) }
@@ -227,47 +223,11 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Starts to serve a client that has claimed a slot on this shard.
-    pub(super) fn adopt(&mut self, client: u32) -> bool {
-        let Some(claim) = claim::load(&self.region.claim(client).word) else { return false };
-        if claim.state == ClaimState::Free || u32::from(claim.shard) != self.index {
-            return false;
-        }
-        // The client has committed its lanes; that is checked, not believed: touching a hole of a full file system would kill us.
-        if !self.lanes.adopt(client, self.index) {
-            return false;
-        }
-        if self.region.commit_lane(client).is_err() {
-            self.lanes.abandon(client);
-            return false;
-        }
-        let position = self.region.client_status(client).position.load(Ordering::Relaxed);
-        *self.lane(client) = Lane { generation: claim.generation, position, ..Lane::default() };
-        let status = self.region.client_status(client);
-        status.generation.store(claim.generation, Ordering::Relaxed);
-        status.requests_total.store(0, Ordering::Relaxed);
-        status.attached.store(1, Ordering::Relaxed);
-        self.region.reply_lane(client).0.hot.store(0, Ordering::Relaxed);
-        self.region.shard_status(self.index).clients.fetch_add(1, Ordering::Relaxed);
-        true
-    }
-
     pub(super) fn enqueue(&mut self, client: u32) {
         let lane = self.lane(client);
         if !lane.queued {
             lane.queued = true;
             self.core.queue.push_back(client);
-        }
-    }
-
-    /// Step 2.
-    fn look_at_hot_lanes(&mut self) {
-        for at in 0..self.core.hot.len() {
-            let client = self.core.hot[at];
-            let position = self.lane(client).position;
-            if self.request_lane(client).is_published(position) {
-                self.enqueue(client);
-            }
         }
     }
 
@@ -390,104 +350,6 @@ impl<'a> Pass<'a> {
         }
         if let Some(bits) = std::num::NonZeroU32::new(bits) {
             wait::wake(wait::low_half(&self.region.reply_ring(self.index).0.tail), bits);
-        }
-    }
-
-    /// Heats up the lanes of a quiet shard, cools down those of a busy one.
-    fn settle_heat(&mut self, taken: usize) {
-        if taken > 0 {
-            self.core.since_cool += 1;
-        }
-        if taken > HOT_LANES || self.core.since_cool >= COOL_EVERY {
-            self.core.since_cool = 0;
-            if !self.core.hot.is_empty() {
-                self.cool_down();
-            }
-        } else if taken > 0 && taken + self.core.hot.len() <= HOT_LANES {
-            for at in 0..self.core.served.len() {
-                let client = self.core.served[at];
-                if !self.lane(client).hot && self.core.hot.len() < HOT_LANES {
-                    self.lane(client).hot = true;
-                    self.core.hot.push(client);
-                    self.region.reply_lane(client).0.hot.store(1, Ordering::Relaxed);
-                }
-            }
-            self.shard.warm.store(!self.core.hot.is_empty(), Ordering::Relaxed);
-        }
-    }
-
-    /// Cools every hot lane down; returns whether one of them turned out to have a request.
-    pub(super) fn cool_down(&mut self) -> bool {
-        for at in 0..self.core.hot.len() {
-            let client = self.core.hot[at];
-            self.lane(client).hot = false;
-            self.region.reply_lane(client).0.hot.store(0, Ordering::Relaxed);
-        }
-        // ORDER(hot): E2, the worker's side.
-        fence(Ordering::SeqCst);
-        let mut found = false;
-        while let Some(client) = self.core.hot.pop() {
-            let position = self.lane(client).position;
-            if self.request_lane(client).is_published(position) {
-                self.enqueue(client);
-                found = true;
-            }
-        }
-        self.shard.warm.store(false, Ordering::Relaxed);
-        if found {
-            self.shard.attention.store(true, Ordering::Relaxed);
-        }
-        found
-    }
-
-    /// A lane that a word or the reaper named has nothing to serve: if its client has left or died, its slot is released.
-    fn release_if_leaving(&mut self, client: u32, handler: &mut dyn Handler) {
-        let word = &self.region.claim(client).word;
-        let generation = self.lane(client).generation;
-        let left = match claim::load(word) {
-            Some(claim) => claim.generation == generation && claim.state == ClaimState::Detached,
-            None => false,
-        };
-        let dead = self.is_leaving(client);
-        if !left && (!dead || self.region.client_alive(client)) {
-            if let Some(entry) = self.lanes.entry(client) {
-                entry.leaving.store(false, Ordering::Relaxed);
-            }
-            return;
-        }
-        if self.lane(client).hot {
-            self.lane(client).hot = false;
-            self.core.hot.retain(|other| *other != client);
-            self.region.reply_lane(client).0.hot.store(0, Ordering::Relaxed);
-        }
-        self.request_lane(client).wipe();
-        self.region.request_lane(client).0.waiting.store(AWAKE, Ordering::Relaxed);
-        handler.forget(client);
-        let status = self.region.client_status(client);
-        status.attached.store(0, Ordering::Relaxed);
-        self.region.shard_status(self.index).clients.fetch_sub(1, Ordering::Relaxed);
-        self.lanes.abandon(client);
-        // CRASH: a server that dies before this line leaves the claim to its successor, which finds the lock free and comes here.
-        let _ = claim::release(word, generation);
-    }
-
-    fn is_leaving(&self, client: u32) -> bool {
-        self.lanes.entry(client).is_some_and(|entry| entry.leaving.load(Ordering::Relaxed))
-    }
-
-    /// Puts every lane whose client is dead into the run queue, those that never sent anything included.
-    fn enqueue_leaving(&mut self) {
-        for client in 0..self.region.layout().shape.clients {
-            let owner = self.lanes.owner(client);
-            let claimed = claim::load(&self.region.claim(client).word).is_some_and(|claim| claim.state != ClaimState::Free);
-            if owner == super::lanes::NOBODY && claimed && !self.region.client_alive(client) && self.adopt(client) {
-                if let Some(entry) = self.lanes.entry(client) {
-                    entry.leaving.store(true, Ordering::Relaxed);
-                }
-                self.enqueue(client);
-            } else if owner == self.index && self.is_leaving(client) {
-                self.enqueue(client);
-            }
         }
     }
 

@@ -133,8 +133,8 @@ pub(crate) struct Insert {
     pub(crate) condition: Condition,
 }
 
+/// At most one of them; `insert` checks it, because a variable that says no is not a flag.
 #[derive(Debug, Args)]
-#[group(multiple = false)]
 pub(crate) struct Condition {
     /// Only if the key is not there
     #[arg(long, env = "SHMTABLE_IF_ABSENT", value_parser = FalseyValueParser::new(), hide_env_values = true)]

@@ -144,8 +144,6 @@ mod tests {
             "client 3 4 5",
             "client 3x 4",
             "client insert k",
-            "client insert k v --if-absent --if-present",
-            "client insert k v --if-absent --if-version 3",
             "client delete",
             "client delete k --prefix p",
             "client bucket k --index 3",

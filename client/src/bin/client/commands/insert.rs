@@ -10,8 +10,9 @@ use crate::failure::Failure;
 use crate::output::Object;
 
 pub(super) fn run(context: &mut Context<'_>, args: &args::Insert) -> Result<ExitCode, Failure> {
+    let condition = condition(&args.condition)?;
     let value = value_or_stdin(&args.value)?;
-    let stored = context.attach()?.insert_if(args.key.as_bytes(), &value, condition(&args.condition))?;
+    let stored = context.attach()?.insert_if(args.key.as_bytes(), &value, condition)?;
     let Some(stored) = stored else {
         context.output.either("unchanged", || Object::new().text("result", "unchanged"))?;
         return Ok(ExitCode::NotMet);
@@ -21,11 +22,15 @@ pub(super) fn run(context: &mut Context<'_>, args: &args::Insert) -> Result<Exit
     Ok(ExitCode::Done)
 }
 
-fn condition(args: &args::Condition) -> shmtable::Condition {
-    match args {
-        args::Condition { if_version: Some(version), .. } => shmtable::Condition::IfVersion(*version),
-        args::Condition { if_absent: true, .. } => shmtable::Condition::IfAbsent,
-        args::Condition { if_present: true, .. } => shmtable::Condition::IfPresent,
-        _ => shmtable::Condition::Always,
+fn condition(args: &args::Condition) -> Result<shmtable::Condition, Failure> {
+    match (args.if_version, args.if_absent, args.if_present) {
+        (None, false, false) => Ok(shmtable::Condition::Always),
+        (Some(version), false, false) => Ok(shmtable::Condition::IfVersion(version)),
+        (None, true, false) => Ok(shmtable::Condition::IfAbsent),
+        (None, false, true) => Ok(shmtable::Condition::IfPresent),
+        _ => {
+            let line = "insert failed: found several conditions against one; give one of --if-absent, --if-present, --if-version";
+            Err(Failure::Usage(line.into()))
+        }
     }
 }
