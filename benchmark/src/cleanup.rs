@@ -55,7 +55,7 @@ fn lock() -> std::sync::MutexGuard<'static, Vec<Leftover>> {
 }
 
 /// Installs the panic hook and the signal thread. Call it before any other thread starts: the signals are blocked in the
-/// caller and all threads it makes, so that only the signal thread receives them. (Children start with none blocked.)
+/// caller and all threads it makes, so that only the signal thread receives them. [`die_with_parent`] unblocks them in children.
 pub fn install() -> Result<(), Error> {
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -117,13 +117,15 @@ pub fn ended_within(pid: Pid, patience: Duration) -> bool {
     }
 }
 
-/// Has the kernel signal the child when this process is gone, and gives SIGINT its usual meaning in it (a shell without job control
-/// starts background commands with SIGINT ignored). The thread that spawns the child must be the one that lives longest.
+/// Has the kernel signal the child when this process is gone, and gives signals their usual meaning in it: `Command` hands the
+/// mask of [`install`] on, and a shell without job control starts background commands with SIGINT ignored. The thread that
+/// spawns the child must be the one that lives longest.
 pub fn die_with_parent(command: &mut Command, signal: Signal) {
     use std::os::unix::process::CommandExt;
     let parent = std::process::id();
     let tie = move || {
         nix::sys::prctl::set_pdeathsig(signal)?;
+        SigSet::all().thread_unblock()?;
         // SAFETY: no handler is installed; `exec` follows at once.
         unsafe { nix::sys::signal::signal(Signal::SIGINT, SigHandler::SigDfl) }?;
         // CRASH: the parent may have died before the line above; then nobody would send the signal.
@@ -144,6 +146,19 @@ mod tests {
         assert!(lock().contains(&here));
         drop(watched);
         assert!(!lock().contains(&here));
+    }
+
+    #[test]
+    fn a_child_starts_with_no_signal_blocked() {
+        let output = std::thread::spawn(|| {
+            [Signal::SIGINT, Signal::SIGTERM].into_iter().collect::<SigSet>().thread_block().unwrap();
+            let mut command = Command::new("cat");
+            command.arg("/proc/self/status");
+            die_with_parent(&mut command, Signal::SIGKILL);
+            command.output().unwrap()
+        });
+        let status = String::from_utf8(output.join().unwrap().stdout).unwrap();
+        assert!(status.contains("SigBlk:\t0000000000000000"), "{status}");
     }
 
     #[test]

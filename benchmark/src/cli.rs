@@ -1,6 +1,7 @@
 //! What all benchmark binaries do around their measurement: options, one at a time, report, exit code.
 
 use std::fmt;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -85,9 +86,15 @@ fn measured<A, R>(run: fn(&A) -> Result<R, Error>, arguments: &A) -> Result<R, E
     run(arguments)
 }
 
+/// Prints a line on stderr in one write, so that the lines of several processes do not mix.
+pub fn say(line: fmt::Arguments<'_>) {
+    // Nobody is left to tell when stderr is gone.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
 /// Prints an error as all binaries do.
 pub fn fail(error: impl fmt::Display) -> ExitCode {
-    eprintln!("error: {error}");
+    say(format_args!("error: {error}"));
     ExitCode::FAILURE
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::board::{Board, Phase, State};
 use crate::ledger::Shape;
 use crate::mix::Mix;
-use crate::{Error, Wait, cleanup, load, redis_peer};
+use crate::{Error, Wait, cleanup, cli, load, redis_peer};
 
 /// The hidden first argument of a client process.
 const MARK: &str = "client-process";
@@ -87,10 +87,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
     let done = task.map_err(|error| Error::Failed(format!("reading a client's task: {error}"))).and_then(|task| run(&task));
     Some(match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: client process: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => cli::fail(format!("client process: {error}")),
     })
 }
 

@@ -9,7 +9,7 @@ use crate::client_process::Task;
 use crate::clock::Clock;
 use crate::ledger::{Ledger, Seen, Step};
 use crate::mix::Kind;
-use crate::{Error, Wait, keys};
+use crate::{Error, Wait, cli, keys};
 
 /// How long a request may wait: beyond any event that a benchmark makes, so that a stall is seen as a gap and not as an error.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -67,7 +67,7 @@ pub fn work(task: &Task, name: &str, wait: Wait, board: &Board) -> Result<(), Er
         }
     }
     if let Some(error) = worker.ledger.first_error() {
-        eprintln!("client process {}: {} wrong replies; the first: {error}", task.index, worker.ledger.errors());
+        cli::say(format_args!("client process {}: {} wrong replies; the first: {error}", task.index, worker.ledger.errors()));
     }
     Ok(())
 }

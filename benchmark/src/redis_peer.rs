@@ -16,7 +16,7 @@ use crate::client_process::Task;
 use crate::ledger::{Ledger, Seen, Step};
 use crate::mix::Kind;
 use crate::resp::{self, Reply};
-use crate::{Error, keys};
+use crate::{Error, cli, keys};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -170,7 +170,7 @@ pub fn work(task: &Task, socket: &Path, board: &Board) -> Result<(), Error> {
         }
     }
     if let Some(error) = ledger.first_error() {
-        eprintln!("client process {} of Redis: {} wrong replies; the first: {error}", task.index, ledger.errors());
+        cli::say(format_args!("client process {} of Redis: {} wrong replies; the first: {error}", task.index, ledger.errors()));
     }
     Ok(())
 }

@@ -73,7 +73,7 @@ impl Client {
     pub fn attach(options: &Options) -> Result<Self, Error> {
         let name = RegionName::new(&options.dir, &options.name)?;
         let region = join(&name, options)?;
-        let table = TableMap::open(&name, region.header().uuid())?;
+        let table = if options.map_table { TableMap::open(&name, region.header().uuid())? } else { None };
         let port = Port::attach(&region, &options.client_name, options.wait)?;
         let slots = port.slots() as usize;
         Ok(Self {

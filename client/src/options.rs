@@ -33,6 +33,7 @@ pub struct Options {
     pub(crate) server_gone: ServerGone,
     pub(crate) client_name: String,
     pub(crate) interrupt: Option<Arc<AtomicBool>>,
+    pub(crate) map_table: bool,
 }
 
 impl Options {
@@ -48,6 +49,7 @@ impl Options {
             server_gone: ServerGone::default(),
             client_name: String::new(),
             interrupt: None,
+            map_table: true,
         }
     }
 
@@ -90,6 +92,13 @@ impl Options {
     /// A flag that ends waits with [`crate::Error::Interrupted`] when it is raised; a signal that arrives makes a sleeping wait look at it.
     pub fn interrupt(mut self, flag: Arc<AtomicBool>) -> Self {
         self.interrupt = Some(flag);
+        self
+    }
+
+    /// Whether to map the table for reading where this process has the right to, which is the default. Without it values that do not
+    /// fit a reply travel through the lane, as for a process without that right.
+    pub fn map_table(mut self, map: bool) -> Self {
+        self.map_table = map;
         self
     }
 }

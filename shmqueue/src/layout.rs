@@ -238,7 +238,9 @@ pub struct ReplyRingHead {
 pub struct RequestLaneHead {
     /// Nonzero while the client sleeps or is about to.
     pub waiting: AtomicU32,
-    _pad: [u32; 31],
+    /// CPU on which the client last announced requests.
+    pub cpu: AtomicU32,
+    _pad: [u32; 30],
 }
 
 /// First page of a reply lane, written by the server.

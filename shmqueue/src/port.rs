@@ -84,6 +84,8 @@ pub struct Port {
     word: Word,
     mode: WaitMode,
     cpus: u32,
+    /// CPU last published in the lane's head.
+    cpu: u32,
     /// Position of the next request.
     next: u64,
     /// Position of the oldest request whose reply has not been taken.
@@ -156,6 +158,7 @@ impl Port {
             word: Word { client: index as u16, generation: attachment.generation() as u16 },
             mode,
             cpus: wait::affinity().len().max(1) as u32,
+            cpu: u32::MAX,
             next: position,
             oldest: position,
             announced: position,
@@ -228,6 +231,11 @@ impl Port {
             return;
         }
         self.announced = self.next;
+        let cpu = wait::current_cpu();
+        if self.cpu != cpu {
+            self.cpu = cpu;
+            self.request_head.cpu.store(cpu, Ordering::Relaxed);
+        }
         // ORDER(sequence): E1 and E2, the client's side.
         fence(Ordering::SeqCst);
         if self.reply_head.hot.load(Ordering::Relaxed) != 0 {

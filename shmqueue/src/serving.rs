@@ -40,8 +40,9 @@ impl Serving {
         // ORDER(holder): Acquire pairs with the Release in `drop`: what the last holder wrote is seen.
         self.holder
             .compare_exchange(0, worker + 1, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
-            .then_some(Held { serving: self })
+            .ok()
+            // Made only for the winner: a `Held` that is dropped frees the word.
+            .map(|_| Held { serving: self })
     }
 }
 

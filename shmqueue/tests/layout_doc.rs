@@ -23,7 +23,7 @@ fn the_documented_layout_is_the_compiled_one() {
         ClientClaim: word pid uid name;
         RequestRingHead: tail;
         ReplyRingHead: tail;
-        RequestLaneHead: waiting;
+        RequestLaneHead: waiting cpu;
         ReplyLaneHead: hot complete;
     };
     let mut expected = String::new();

@@ -84,8 +84,8 @@ impl World {
         let seen = seqlock::lock(bucket);
         let found = chain::find(&self.arena, self.arena.heap_end, 0, tag_of(0), &key.to_le_bytes()[..]);
         let found = found.expect("the model moves what is there");
-        self.arena.section.word(found.slot + 8).store(found.word, Relaxed);
         self.arena.section.word(found.slot).store(0, Relaxed);
+        self.arena.section.word(found.slot + 8).store(found.word, Relaxed);
         seqlock::unlock(bucket, seen);
     }
 

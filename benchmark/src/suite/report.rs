@@ -8,6 +8,9 @@ use super::scenario::{Measured, PAIRS};
 use crate::cli::short;
 use crate::spread::{Spread, Verdict};
 
+/// With fewer rounds, ranges say nothing of whether they would overlap.
+const LEAST_ROUNDS: usize = 3;
+
 /// The whole report in Markdown.
 pub(crate) fn render(environment: &Environment, measured: &[Measured], runs: &[Run]) -> String {
     let mut text = format!("# Benchmarks of {}, {}, revision {}\n\n", environment.date, environment.host, environment.commit);
@@ -83,11 +86,13 @@ fn pairs(measured: &[Measured]) -> String {
         let ratio = Spread::of_ratios(&over, &under);
         let says = match (over.is_empty() || under.is_empty(), Spread::of(&over).against(&Spread::of(&under))) {
             (true, _) => "failed".to_owned(),
+            _ if over.len().min(under.len()) < LEAST_ROUNDS => format!("needs {LEAST_ROUNDS} rounds"),
             (false, Verdict::NoDifference) => "no difference".to_owned(),
             (false, Verdict::Ratio(ratio)) if ratio > 1.0 => format!("{ratio:.2} times as long"),
             (false, Verdict::Ratio(ratio)) => format!("{:.2} times as fast", 1.0 / ratio),
         };
-        vec![format!("{many} / {one}"), spread(&ratio, 2), says]
+        let ratio = if over.is_empty() || under.is_empty() { "–".to_owned() } else { spread(&ratio, 2) };
+        vec![format!("{many} / {one}"), ratio, says]
     };
     table(&["pair", "ratio of medians (rounds)", "reads"], &PAIRS.map(row))
 }
@@ -231,12 +236,14 @@ mod tests {
             measured("AloneMultiThread", &[2.15, 2.3, 2.4]),
             measured("ManyClientsST", &[10.0, 11.0, 12.0]),
             measured("ManyClientsMT", &[5.0, 5.0, 6.0]),
+            measured("SCManyThreads", &[9.0, 9.0]),
         ]);
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap().to_owned();
         assert!(line("| AloneMultiThread").contains("no difference"), "{text}");
         assert!(line("| ManyClientsMT").contains("0.50 (0.45 to 0.50)"), "{text}");
         assert!(line("| ManyClientsMT").contains("2.20 times as fast"), "{text}");
         assert!(line("| TwoMultiThread").contains("failed"), "{text}");
+        assert!(line("| SCManyThreads").contains("needs 3 rounds"), "{text}");
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use nix::sys::signal::Signal;
 
-use crate::daemon::{Daemon, client, private_folder, run, send, server_command, until};
+use crate::commandline::{client, run};
+use crate::daemon::{Daemon, private_folder, server_command};
+use crate::watch::{send, until};
 
 #[test]
 fn usage_is_2() {

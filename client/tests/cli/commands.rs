@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde_json::Value;
 
-use crate::daemon::{Daemon, client_bare, client_command, run};
+use crate::commandline::{client_bare, client_command, run};
+use crate::daemon::Daemon;
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text.trim_end()).unwrap_or_else(|error| panic!("{text:?} is no JSON: {error}"))

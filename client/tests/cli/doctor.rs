@@ -6,7 +6,8 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::daemon::{Answer, Daemon, client, private_folder};
+use crate::commandline::{Answer, client};
+use crate::daemon::{Daemon, private_folder};
 
 /// The status of every line that is about the region `subject`.
 fn statuses(answer: &Answer, code: i32, subject: &str) -> Vec<String> {

@@ -3,9 +3,13 @@
 //! Needs the server's binary beside the client's: `cargo build -p server` first.
 
 mod codes;
+mod commandline;
 mod commands;
+#[path = "../support/daemon.rs"]
 mod daemon;
 mod doctor;
 mod monitor;
 mod streams;
+#[path = "../support/watch.rs"]
+mod watch;
 mod workload;

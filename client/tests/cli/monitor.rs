@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader};
 
 use nix::sys::signal::Signal;
 
-use crate::daemon::{Daemon, until};
+use crate::daemon::Daemon;
+use crate::watch::until;
 
 const NAMES: [&str; 19] = [
     "items",
@@ -125,7 +126,7 @@ fn ping_prints_a_time() {
 fn a_client_waits_for_a_server_that_is_to_come() {
     let folder = crate::daemon::private_folder();
     let dir = folder.path().to_path_buf();
-    let early = std::thread::spawn(move || crate::daemon::client(&dir, &["ping", "--wait-for-server", "50s"]));
+    let early = std::thread::spawn(move || crate::commandline::client(&dir, &["ping", "--wait-for-server", "50s"]));
     let _server = Daemon::start_in(folder, &[]);
     early.join().expect("ran").text();
 }

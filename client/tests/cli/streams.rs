@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 
-use crate::daemon::{Background, Daemon};
+use crate::commandline::Background;
+use crate::daemon::Daemon;
 
 /// Bytes without a pattern, the same in every run.
 fn noise(state: &mut u64, len: usize) -> Vec<u8> {

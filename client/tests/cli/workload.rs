@@ -2,7 +2,9 @@
 
 use nix::sys::signal::Signal;
 
-use crate::daemon::{Answer, Daemon, until};
+use crate::commandline::Answer;
+use crate::daemon::Daemon;
+use crate::watch::until;
 
 /// `ops`, `errors` of the last line, which must have the contract's form.
 fn last_line(answer: &Answer) -> (u64, u64) {

@@ -2,6 +2,7 @@
 
 use crate::sync::{Ordering, fence};
 
+use super::lanes::NOBODY;
 use super::shard::Pass;
 
 /// Lanes that are tested directly.
@@ -29,7 +30,7 @@ impl Pass<'_> {
                     self.region.reply_lane(client).0.hot.store(1, Ordering::Relaxed);
                 }
             }
-            self.shard.warm.store(!self.core.hot.is_empty(), Ordering::Relaxed);
+            self.shard.hottest.store(self.core.hot.first().copied().unwrap_or(NOBODY), Ordering::Relaxed);
         }
     }
 
@@ -50,7 +51,7 @@ impl Pass<'_> {
                 found = true;
             }
         }
-        self.shard.warm.store(false, Ordering::Relaxed);
+        self.shard.hottest.store(NOBODY, Ordering::Relaxed);
         if found {
             self.shard.attention.store(true, Ordering::Relaxed);
         }

@@ -52,6 +52,7 @@ impl Pass<'_> {
         if self.lane(client).hot {
             self.lane(client).hot = false;
             self.core.hot.retain(|other| *other != client);
+            self.shard.hottest.store(self.core.hot.first().copied().unwrap_or(NOBODY), Ordering::Relaxed);
             self.region.reply_lane(client).0.hot.store(0, Ordering::Relaxed);
         }
         self.request_lane(client).wipe();

@@ -146,13 +146,22 @@ impl Engine {
             if self.stop.load(Ordering::Relaxed) && self.finish(worker, &mut batch, handler, tick) == 0 {
                 break;
             }
-            if pace.keep_looking(self.region.status().runnable.load(Ordering::Relaxed)) {
+            if pace.keep_looking(self) {
                 continue;
             }
             self.park(worker, &mut batch, handler, tick);
             pace.rested();
         }
         self.awake().lie_down();
+    }
+
+    /// Whether a client whose lane is hot last ran on this worker's CPU: it cannot send while we look for what it sends.
+    fn shares_cpu(&self) -> bool {
+        let cpu = wait::current_cpu();
+        self.shards.iter().any(|shard| {
+            let client = shard.hottest.load(Ordering::Relaxed);
+            client != NOBODY && self.region.request_lane(client).0.cpu.load(Ordering::Relaxed) == cpu
+        })
     }
 
     /// One look at every shard, home first; returns the number of requests answered.
@@ -186,7 +195,7 @@ impl Engine {
     #[inline]
     fn is_pending(&self, index: u32) -> bool {
         let shard = &self.shards[index as usize];
-        if shard.warm.load(Ordering::Relaxed) || shard.attention.load(Ordering::Relaxed) {
+        if shard.hottest.load(Ordering::Relaxed) != NOBODY || shard.attention.load(Ordering::Relaxed) {
             return true;
         }
         let ring = self.ring(index);
@@ -237,7 +246,7 @@ impl Engine {
     fn cool_down(&self, worker: u32) -> bool {
         let mut stay = false;
         for (index, shard) in self.shards.iter().enumerate() {
-            if !shard.warm.load(Ordering::Relaxed) {
+            if shard.hottest.load(Ordering::Relaxed) == NOBODY {
                 continue;
             }
             match shard.serving.claim(worker) {

@@ -93,7 +93,7 @@ impl Pace {
     }
 
     /// A sweep found nothing: whether to look again (after a pause, or after others had the core) or to lie down.
-    pub(super) fn keep_looking(&mut self, runnable: u32) -> bool {
+    pub(super) fn keep_looking(&mut self, engine: &Engine) -> bool {
         match self.mode {
             WaitMode::Block => return false,
             WaitMode::Spin => {
@@ -102,6 +102,7 @@ impl Pace {
             }
             WaitMode::Adaptive => {}
         }
+        let runnable = engine.region.status().runnable.load(crate::sync::Ordering::Relaxed);
         if runnable as usize <= self.cpus.len() {
             crate::sync::spin_hint();
             let Some(since) = self.idle_since else {
@@ -111,6 +112,9 @@ impl Pace {
             };
             if !self.looks.is_multiple_of(LOOKS) {
                 return true;
+            }
+            if engine.shares_cpu() {
+                std::thread::yield_now();
             }
             return self.now.saturating_sub(since) < SPIN;
         }

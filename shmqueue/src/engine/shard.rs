@@ -20,7 +20,7 @@
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64 as PrivateU64};
+use std::sync::atomic::{AtomicBool, AtomicU32 as PrivateU32, AtomicU64 as PrivateU64};
 
 use crate::lane::{ReplyLane, RequestLane};
 use crate::region::ServerRegion;
@@ -32,7 +32,7 @@ use crate::wait;
 
 use super::heat::HOT_LANES;
 use super::job::{Handler, Job};
-use super::lanes::{Lane, Lanes};
+use super::lanes::{Lane, Lanes, NOBODY};
 use crate::port::{AWAKE, LEFT};
 
 /// Words taken from the ring in one pass.
@@ -71,8 +71,8 @@ pub(super) struct Shard {
     pub(super) attention: AtomicBool,
     /// The reaper found clients of this shard dead.
     pub(super) reap: AtomicBool,
-    /// Some lane of the shard is hot.
-    pub(super) warm: AtomicBool,
+    /// The first hot lane's client, or [`NOBODY`] when none is hot.
+    pub(super) hottest: PrivateU32,
     /// `tick << 32 | active clients` of the last full tick.
     pub(super) activity: PrivateU64,
     core: UnsafeCell<Core>,
@@ -98,7 +98,7 @@ impl Shard {
             serving: Serving::default(),
             attention: AtomicBool::new(true),
             reap: AtomicBool::new(false),
-            warm: AtomicBool::new(false),
+            hottest: PrivateU32::new(NOBODY),
             activity: PrivateU64::new(0),
             core: UnsafeCell::new(core),
         }

@@ -1,0 +1,358 @@
+//! A plain map that does what the table should do, and a checker of replies against it.
+//!
+//! What a request must answer is decided when it is submitted: requests of one client take effect in the order sent, and nobody
+//! else touches its keys.
+
+use std::collections::{HashMap, VecDeque};
+
+use shmtable::{Client, Completion, Condition, Error, Operation, Outcome, Submit};
+
+/// Longest value that the server of these tests takes.
+const MAX_VALUE: usize = 1 << 20;
+
+/// A request on one key.
+#[derive(Clone, Debug)]
+pub(crate) enum Request {
+    Insert(Vec<u8>, When),
+    Read,
+    Delete(When),
+    Incr(i64),
+    Append(Vec<u8>),
+    Bucket,
+}
+
+/// A condition, with versions by what they mean.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum When {
+    Always,
+    Absent,
+    Present,
+    /// The version that is there.
+    Current,
+    /// A version that never was.
+    Stale,
+}
+
+/// How requests are sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Level {
+    Sync,
+    Pipeline(usize),
+    Poll,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Stored { replaced: bool },
+    NotMet,
+    Value(Vec<u8>),
+    Missing,
+    Deleted,
+    Number(i64),
+    NotANumber,
+    Overflow,
+    Length(usize),
+    TooLong,
+    Bucket(Option<Vec<u8>>),
+}
+
+struct Expected {
+    key: Vec<u8>,
+    answer: Answer,
+    /// How often the key had been written when this was submitted.
+    writes: u64,
+}
+
+/// The map and the replies that are still to come.
+#[derive(Default)]
+pub(crate) struct Mirror {
+    pub(crate) items: HashMap<Vec<u8>, Vec<u8>>,
+    versions: HashMap<Vec<u8>, u64>,
+    writes: HashMap<Vec<u8>, u64>,
+    queue: VecDeque<Expected>,
+    /// The client has no view of the table.
+    pub(crate) unmapped: bool,
+    /// Replies checked.
+    pub(crate) checked: u64,
+}
+
+impl Mirror {
+    /// Sends a request as `level` says and checks what has been answered by then.
+    pub(crate) fn send(&mut self, client: &mut Client, level: Level, key: &[u8], request: &Request) {
+        let current = matches!(request, Request::Insert(_, When::Current) | Request::Delete(When::Current));
+        if current || matches!(level, Level::Sync) {
+            self.settle(client);
+        }
+        let condition = match request {
+            Request::Insert(_, when) | Request::Delete(when) => self.condition(key, *when),
+            _ => Condition::Always,
+        };
+        let operation = match request {
+            Request::Insert(value, _) => Operation::Insert { key, value, condition },
+            Request::Read => Operation::Read { key },
+            Request::Delete(_) => Operation::Delete { key, condition },
+            Request::Incr(by) => Operation::Incr { key, by: *by },
+            Request::Append(bytes) => Operation::Append { key, bytes },
+            Request::Bucket => Operation::Bucket { key },
+        };
+        let long = matches!(request, Request::Insert(value, _) | Request::Append(value) if value.len() > Client::MAX_POLLED_VALUE);
+        match level {
+            Level::Sync => self.call(client, &operation),
+            Level::Poll if long => {
+                self.settle(client);
+                self.call(client, &operation);
+            }
+            Level::Poll => {
+                self.expect(&operation);
+                loop {
+                    match client.try_submit(&operation) {
+                        Ok(_) => break,
+                        Err(Submit::WouldBlock) => client.wait().expect("a reply"),
+                        Err(Submit::Refused(error)) => panic!("refused: {error}"),
+                    }
+                    client.poll(&mut |completion| self.check(&completion)).expect("replies");
+                }
+                client.poll(&mut |completion| self.check(&completion)).expect("replies");
+            }
+            Level::Pipeline(_) => unreachable!("pipelines are run as a whole"),
+        }
+    }
+
+    /// Sends a series through a pipeline and collects all replies.
+    pub(crate) fn run(&mut self, client: &mut Client, window: usize, series: &[(Vec<u8>, Request)]) {
+        let mut pipeline = client.pipeline(window);
+        for (key, request) in series {
+            let when = match request {
+                Request::Insert(_, when) | Request::Delete(when) => *when,
+                _ => When::Always,
+            };
+            if matches!(when, When::Current) {
+                pipeline.finish(&mut |completion| self.check(&completion)).expect("replies");
+            }
+            let condition = self.condition(key, when);
+            let operation = match request {
+                Request::Insert(value, _) => Operation::Insert { key, value, condition },
+                Request::Read => Operation::Read { key },
+                Request::Delete(_) => Operation::Delete { key, condition },
+                Request::Incr(by) => Operation::Incr { key, by: *by },
+                Request::Append(bytes) => Operation::Append { key, bytes },
+                Request::Bucket => Operation::Bucket { key },
+            };
+            self.expect(&operation);
+            pipeline.submit(&operation, &mut |completion| self.check(&completion)).expect("submitted");
+            assert!(pipeline.in_flight() <= window, "{} in flight", pipeline.in_flight());
+        }
+        pipeline.finish(&mut |completion| self.check(&completion)).expect("replies");
+        assert!(self.queue.is_empty());
+    }
+
+    /// Collects everything that is under way.
+    pub(crate) fn settle(&mut self, client: &mut Client) {
+        while client.in_flight() > 0 {
+            client.wait().expect("a reply");
+            client.poll(&mut |completion| self.check(&completion)).expect("replies");
+        }
+        assert!(self.queue.is_empty(), "{} replies never came", self.queue.len());
+    }
+
+    fn condition(&self, key: &[u8], when: When) -> Condition {
+        match when {
+            When::Always => Condition::Always,
+            When::Absent => Condition::IfAbsent,
+            When::Present => Condition::IfPresent,
+            When::Current => self.versions.get(key).map_or(Condition::IfPresent, |version| Condition::IfVersion(*version)),
+            When::Stale => Condition::IfVersion(u64::MAX >> 8),
+        }
+    }
+
+    /// Applies a request to the map and remembers what it must answer.
+    fn expect(&mut self, operation: &Operation<'_>) {
+        let (key, answer) = match *operation {
+            Operation::Ping => unreachable!("no request of these tests"),
+            Operation::Read { key } => (key, self.items.get(key).map_or(Answer::Missing, |value| Answer::Value(value.clone()))),
+            Operation::Bucket { key } => (key, Answer::Bucket(self.items.get(key).cloned())),
+            Operation::Insert { key, value, condition } => (key, self.insert(key, value, condition)),
+            Operation::Delete { key, condition } => {
+                let answer = if !self.items.contains_key(key) {
+                    Answer::Missing
+                } else if self.holds(key, condition) {
+                    self.items.remove(key);
+                    Answer::Deleted
+                } else {
+                    Answer::NotMet
+                };
+                (key, answer)
+            }
+            Operation::Incr { key, by } => {
+                let number = match self.items.get(key) {
+                    None => Some(0),
+                    Some(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse::<i64>().ok()),
+                };
+                let answer = match number.map(|number| number.checked_add(by)) {
+                    None => Answer::NotANumber,
+                    Some(None) => Answer::Overflow,
+                    Some(Some(sum)) => {
+                        self.items.insert(key.to_vec(), sum.to_string().into_bytes());
+                        Answer::Number(sum)
+                    }
+                };
+                (key, answer)
+            }
+            Operation::Append { key, bytes } => {
+                let len = self.items.get(key).map_or(0, Vec::len) + bytes.len();
+                let answer = if len > MAX_VALUE {
+                    Answer::TooLong
+                } else {
+                    self.items.entry(key.to_vec()).or_default().extend_from_slice(bytes);
+                    Answer::Length(len)
+                };
+                (key, answer)
+            }
+        };
+        if operation.is_write() {
+            *self.writes.entry(key.to_vec()).or_default() += 1;
+        }
+        let writes = self.writes.get(key).copied().unwrap_or(0);
+        self.queue.push_back(Expected { key: key.to_vec(), answer, writes });
+    }
+
+    fn holds(&self, key: &[u8], condition: Condition) -> bool {
+        match condition {
+            Condition::Always => true,
+            Condition::IfAbsent => !self.items.contains_key(key),
+            Condition::IfPresent => self.items.contains_key(key),
+            Condition::IfVersion(version) => self.items.contains_key(key) && self.versions.get(key) == Some(&version),
+        }
+    }
+
+    fn insert(&mut self, key: &[u8], value: &[u8], condition: Condition) -> Answer {
+        if self.holds(key, condition) {
+            Answer::Stored { replaced: self.items.insert(key.to_vec(), value.to_vec()).is_some() }
+        } else {
+            Answer::NotMet
+        }
+    }
+
+    /// A completion must be what was expected.
+    pub(crate) fn check(&mut self, completion: &Completion<'_>) {
+        let expected = self.queue.pop_front().expect("a reply to a request");
+        self.checked += 1;
+        let context = || format!("{:?} for a key of {} bytes", completion.outcome, expected.key.len());
+        let overtaken = |len: usize| len > 16 && (self.unmapped || self.writes.get(&expected.key) > Some(&expected.writes));
+        match (&completion.outcome, &expected.answer) {
+            (Outcome::Stored { replaced, version }, Answer::Stored { replaced: before }) if replaced == before => {
+                self.versions.insert(expected.key, *version);
+            }
+            (Outcome::Value { version, bytes }, Answer::Value(value)) if bytes == value => {
+                assert_eq!(self.versions.get(&expected.key), Some(version), "{}", context());
+            }
+            (Outcome::Failed(Error::Overtaken), Answer::Value(value)) if overtaken(value.len()) => {}
+            (Outcome::NotFound, Answer::Missing) | (Outcome::ConditionNotMet { .. }, Answer::NotMet) => {}
+            (Outcome::NotFound, Answer::NotMet) => {
+                assert!(!self.versions.contains_key(&expected.key), "{}", context());
+            }
+            (Outcome::Deleted { .. }, Answer::Deleted) => {
+                self.versions.remove(&expected.key);
+            }
+            (Outcome::Number { value, version }, Answer::Number(sum)) if value == sum => {
+                self.versions.insert(expected.key, *version);
+            }
+            (Outcome::Length { len, version }, Answer::Length(sum)) if *len == *sum as u64 => {
+                self.versions.insert(expected.key, *version);
+            }
+            (Outcome::Failed(Error::NotANumber), Answer::NotANumber)
+            | (Outcome::Failed(Error::Overflow), Answer::Overflow)
+            | (Outcome::Failed(Error::ValueSize { .. }), Answer::TooLong)
+            | (Outcome::Items { .. }, Answer::Bucket(_)) => {}
+            (_, answer) => panic!("expected {}, found {}", brief(answer), context()),
+        }
+    }
+
+    /// A sync call, whose result must be what was expected.
+    fn call(&mut self, client: &mut Client, operation: &Operation<'_>) {
+        self.expect(operation);
+        let expected = self.queue.pop_back().expect("just put there");
+        self.checked += 1;
+        let answer = &expected.answer;
+        match *operation {
+            Operation::Ping => unreachable!("no request of these tests"),
+            Operation::Insert { key, value, condition } => match client.insert_if(key, value, condition).expect("an answer") {
+                Some(stored) => {
+                    assert!(matches!(answer, Answer::Stored { replaced } if *replaced == stored.replaced), "{}", brief(answer));
+                    self.versions.insert(expected.key, stored.version);
+                }
+                None => assert!(matches!(answer, Answer::NotMet), "{}", brief(answer)),
+            },
+            Operation::Read { key } => {
+                let mut bytes = Vec::new();
+                match client.read_into(key, &mut bytes).expect("an answer") {
+                    Some(version) => {
+                        assert!(matches!(answer, Answer::Value(value) if *value == bytes), "{}", brief(answer));
+                        assert_eq!(self.versions.get(key), Some(&version));
+                    }
+                    None => assert!(matches!(answer, Answer::Missing), "{}", brief(answer)),
+                }
+            }
+            Operation::Delete { key, condition } => {
+                let deleted = client.delete_if(key, condition).expect("an answer");
+                assert_eq!(deleted, matches!(answer, Answer::Deleted), "{}", brief(answer));
+                if deleted {
+                    self.versions.remove(key);
+                }
+            }
+            Operation::Incr { key, by } => match (client.incr(key, by), answer) {
+                (Ok(value), Answer::Number(sum)) if value == *sum => self.refresh(client, key),
+                (Err(Error::NotANumber), Answer::NotANumber) | (Err(Error::Overflow), Answer::Overflow) => {}
+                (found, _) => panic!("expected {}, found {found:?}", brief(answer)),
+            },
+            Operation::Append { key, bytes } => match (client.append(key, bytes), answer) {
+                (Ok(len), Answer::Length(sum)) if len == *sum as u64 => self.refresh(client, key),
+                (Err(Error::ValueSize { .. }), Answer::TooLong) => {}
+                (found, _) => panic!("expected {}, found {found:?}", brief(answer)),
+            },
+            Operation::Bucket { key } => {
+                let bucket = client.bucket(key).expect("an answer");
+                let found = bucket.items.iter().find(|item| item.key == key).map(|item| &item.value);
+                assert!(matches!(answer, Answer::Bucket(value) if value.as_ref() == found), "a bucket misses its key or lies");
+                for item in &bucket.items {
+                    assert_eq!(self.items.get(&item.key), Some(&item.value), "a bucket's item");
+                }
+            }
+        }
+    }
+
+    /// Learns the version after a call that does not tell it.
+    fn refresh(&mut self, client: &mut Client, key: &[u8]) {
+        let version = client.read_into(key, &mut Vec::new()).expect("an answer").expect("just written");
+        self.versions.insert(key.to_vec(), version);
+    }
+
+    /// What a whole scan must find.
+    pub(crate) fn compare(&self, client: &mut Client) {
+        let mut found = HashMap::new();
+        for item in client.scan() {
+            let item = item.expect("an item");
+            found.insert(item.key, item.value);
+        }
+        assert!(found == self.items, "a scan found {} items, expected {}", found.len(), self.items.len());
+    }
+
+    /// Removes by prefix from table and map.
+    pub(crate) fn remove(&mut self, client: &mut Client, prefix: &[u8]) {
+        let before = self.items.len();
+        self.items.retain(|key, _| !key.starts_with(prefix));
+        let Self { items, versions, .. } = self;
+        versions.retain(|key, _| items.contains_key(key));
+        let removed = if prefix.is_empty() { client.clear() } else { client.delete_prefix(prefix) };
+        assert_eq!(removed.expect("an answer"), (before - self.items.len()) as u64);
+    }
+}
+
+/// An answer without the bytes of a long value.
+fn brief(answer: &Answer) -> String {
+    match answer {
+        Answer::Value(value) => format!("a value of {} bytes", value.len()),
+        Answer::Bucket(_) => "a bucket".to_owned(),
+        answer => format!("{answer:?}"),
+    }
+}
