@@ -43,20 +43,20 @@ impl Client {
     /// Waits for the reply of the newest request, with everything before it let go.
     #[inline]
     fn finish_call(&mut self) -> Result<Reply, Error> {
+        // However this ends, nobody polls for the reply.
         self.in_flight = 0;
+        if let Some(newest) = self.pending.back_mut() {
+            newest.abandoned = true;
+        }
         loop {
             let Some(newest) = self.pending.back().copied() else {
                 return Err(Error::Protocol("a request was lost"));
             };
-            if let Err(error) = self.wait_for(&newest) {
-                self.pending.iter_mut().for_each(|pending| pending.abandoned = true);
-                return Err(error);
-            }
+            self.wait_for(&newest)?;
             while let Some(pending) = self.pending.front().copied() {
                 let Some(reply) = self.take_reply(&pending)? else { break };
                 if pending.position == newest.position {
                     // The slots are given back by the next call, so that further bytes of the reply can still be read.
-                    self.pending[0].abandoned = true;
                     return Ok(reply);
                 }
                 self.retire(&pending);
@@ -67,7 +67,7 @@ impl Client {
     /// Lets go of everything answered, and waits for room where there is not enough.
     #[inline]
     fn catch_up(&mut self, span: usize) -> Result<(), Error> {
-        self.in_flight = 0;
+        self.abandon();
         loop {
             while let Some(pending) = self.pending.front().copied() {
                 if self.take_reply(&pending)?.is_none() {
@@ -80,7 +80,12 @@ impl Client {
                 return Ok(());
             }
             let Some(oldest) = self.pending.front().copied() else {
-                return Err(Error::Unfit("a request larger than the lane"));
+                self.want(span);
+                self.fit()?;
+                if span as u64 > self.port.room() {
+                    return Err(Error::Unfit("a request larger than the lane"));
+                }
+                continue;
             };
             self.wait_for(&oldest)?;
         }

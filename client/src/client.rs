@@ -57,6 +57,8 @@ pub struct Client {
     pub(crate) scratch: Vec<u8>,
     /// A wait found the server gone: the next request looks for the region that has the name now.
     pub(crate) gone: bool,
+    /// Slots of the lane to bring into use when nothing is unanswered; 0: as many as there are.
+    pub(crate) wanted_slots: u32,
 }
 
 impl Client {
@@ -75,7 +77,8 @@ impl Client {
         let region = join(&name, options)?;
         let table = if options.map_table { TableMap::open(&name, region.header().uuid())? } else { None };
         let port = Port::attach(&region, &options.client_name, options.wait)?;
-        let slots = port.slots() as usize;
+        let slots = port.most_slots() as usize;
+        let wanted_slots = lane_for(options.window);
         Ok(Self {
             port,
             table,
@@ -86,6 +89,7 @@ impl Client {
             failed_part: None,
             scratch: Vec::new(),
             gone: false,
+            wanted_slots,
         })
     }
 
@@ -143,6 +147,11 @@ impl Client {
             self.in_flight = 0;
         }
     }
+}
+
+/// Slots of a lane for a window of small requests.
+pub(crate) fn lane_for(window: usize) -> u32 {
+    (2 * window.min(Client::MAX_WINDOW)) as u32
 }
 
 pub(crate) fn unexpected(reply: &Reply, key_len: usize, value_len: usize) -> Error {

@@ -34,6 +34,7 @@ pub struct Options {
     pub(crate) client_name: String,
     pub(crate) interrupt: Option<Arc<AtomicBool>>,
     pub(crate) map_table: bool,
+    pub(crate) window: usize,
 }
 
 impl Options {
@@ -50,6 +51,7 @@ impl Options {
             client_name: String::new(),
             interrupt: None,
             map_table: true,
+            window: 0,
         }
     }
 
@@ -86,6 +88,13 @@ impl Options {
     /// A name for `client clients`, cut to 32 bytes.
     pub fn client_name(mut self, name: &str) -> Self {
         self.client_name = name.to_owned();
+        self
+    }
+
+    /// How many requests the poll level ([`crate::Client::try_submit`]) will have in flight, so that the lane has room for them from the
+    /// start. Without it a lane begins small, and grows when it was full and nothing is unanswered.
+    pub fn window(mut self, window: usize) -> Self {
+        self.window = window;
         self
     }
 

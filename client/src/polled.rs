@@ -8,11 +8,12 @@ use std::time::Duration;
 use crate::client::{Client, PART, Pending, encode};
 use crate::error::{Error, Submit, refusal};
 use crate::operation::{Completion, Items, Operation, Outcome};
-use crate::options::ServerGone;
+use crate::options::{Options, ServerGone};
 
 impl Client {
     /// Submits a request without waiting, system call (but for a wake when every worker sleeps) or allocation. It is announced by
-    /// [`Client::poll`], [`Client::wait`] or [`Client::flush`].
+    /// [`Client::poll`], [`Client::wait`] or [`Client::flush`]. (A request for which the lane is too small makes it grow when nothing
+    /// is unanswered: one round trip, once; [`crate::Options::window`] avoids it.)
     ///
     /// # Errors
     /// [`Submit::WouldBlock`] when the lane is full; [`Submit::Refused`] for what can never be taken, a value beyond
@@ -34,10 +35,34 @@ impl Client {
         }
         let body = head.bytes().len() + key.len() + value.len();
         let span = span_of_body(body).max(span_of_reply(reply_room));
+        if self.wanted_slots != 0 && self.pending.is_empty() {
+            self.fit().map_err(Submit::Refused)?;
+        }
         if span as u64 > self.port.room() {
-            return Err(Submit::WouldBlock);
+            self.want(span);
+            if !self.pending.is_empty() {
+                return Err(Submit::WouldBlock);
+            }
+            self.fit().map_err(Submit::Refused)?;
+            if span as u64 > self.port.room() {
+                return Err(Submit::WouldBlock);
+            }
         }
         Ok(self.send(&head, key, value, span, operation.is_write(), false, value.len()))
+    }
+
+    /// Asks for a lane with more slots than the one that had no room for `span`.
+    #[cold]
+    pub(crate) fn want(&mut self, span: usize) {
+        self.wanted_slots = (self.port.slots() * 4).max(span as u32 * 4).min(self.port.most_slots());
+    }
+
+    /// Brings the wanted slots into use. Nothing is unanswered.
+    #[cold]
+    pub(crate) fn fit(&mut self) -> Result<(), Error> {
+        let wanted = std::mem::take(&mut self.wanted_slots).max(1);
+        let end = self.port.resize(wanted, &patience(&self.options));
+        self.waited(end, false)
     }
 
     /// Announces what was submitted.
@@ -87,20 +112,26 @@ impl Client {
         self.wait_for(&pending)
     }
 
+    /// Waits until half a window of replies can be polled.
+    #[inline]
+    pub(crate) fn wait_for_half(&mut self, window: usize) -> Result<(), Error> {
+        match self.pending.get(window / 2).copied() {
+            Some(pending) => self.wait_for(&pending),
+            None => self.wait(),
+        }
+    }
+
     pub(crate) fn wait_for(&mut self, pending: &Pending) -> Result<(), Error> {
         if self.port.forked() {
             return Err(Error::Forked);
         }
-        let patience = Patience {
-            timeout: self.options.timeout,
-            interrupt: self.options.interrupt.as_deref(),
-            successor: match self.options.server_gone {
-                ServerGone::Wait(at_most) => at_most,
-                ServerGone::FailFast => Duration::ZERO,
-            },
-        };
-        let write = pending.write;
-        match self.port.wait(pending.position, &patience) {
+        let end = self.port.wait(pending.position, &patience(&self.options));
+        self.waited(end, pending.write)
+    }
+
+    #[inline]
+    fn waited(&mut self, end: Waited, write: bool) -> Result<(), Error> {
+        match end {
             Waited::Answered => Ok(()),
             Waited::Deadline => Err(Error::TimedOut { after: self.options.timeout, write }),
             Waited::Interrupted => Err(Error::Interrupted { write }),
@@ -124,17 +155,20 @@ impl Client {
             match self.try_submit(operation) {
                 Ok(ticket) => return Ok(ticket),
                 Err(Submit::Refused(error)) => return Err(error),
-                Err(Submit::WouldBlock) => self.make_room(on_reply)?,
+                Err(Submit::WouldBlock) => self.make_room(self.wanted_slots > self.port.slots(), on_reply)?,
             }
         }
     }
 
-    /// Waits for the oldest request of all and delivers what there is.
-    fn make_room(&mut self, on_reply: &mut dyn FnMut(Completion<'_>)) -> Result<(), Error> {
-        if let Some(oldest) = self.pending.front().copied() {
+    /// Waits for the oldest request, or for `all`, and delivers what there is.
+    fn make_room(&mut self, all: bool, on_reply: &mut dyn FnMut(Completion<'_>)) -> Result<(), Error> {
+        while let Some(oldest) = self.pending.front().copied() {
             self.wait_for(&oldest)?;
+            self.poll(on_reply)?;
+            if !all {
+                break;
+            }
         }
-        self.poll(on_reply)?;
         Ok(())
     }
 
@@ -153,6 +187,11 @@ impl Client {
         if value.len() > self.max_value() {
             return Err(Error::ValueSize { found: value.len(), most: self.max_value() });
         }
+        if self.port.slots() < self.port.most_slots() {
+            self.make_room(true, on_reply)?;
+            self.wanted_slots = self.port.most_slots();
+            self.fit()?;
+        }
         let mut at = 0;
         let mut ticket = 0;
         while at < value.len() {
@@ -162,7 +201,7 @@ impl Client {
             let (head, key) = if at == 0 { (&head, key) } else { (&chunk, &b""[..]) };
             let span = span_of_body(head.bytes().len() + key.len() + len);
             while span as u64 > self.port.room() {
-                self.make_room(on_reply)?;
+                self.make_room(false, on_reply)?;
             }
             ticket = self.send(head, key, &value[at..at + len], span, true, !last, value.len());
             self.port.announce();
@@ -272,5 +311,18 @@ impl Client {
                     .unwrap_or(Error::Protocol("a reply that does not fit the request")),
             ),
         }
+    }
+}
+
+/// How long the options have a wait last, and what ends it.
+#[inline]
+fn patience(options: &Options) -> Patience<'_> {
+    Patience {
+        timeout: options.timeout,
+        interrupt: options.interrupt.as_deref(),
+        successor: match options.server_gone {
+            ServerGone::Wait(at_most) => at_most,
+            ServerGone::FailFast => Duration::ZERO,
+        },
     }
 }

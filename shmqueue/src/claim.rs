@@ -153,6 +153,14 @@ pub fn release(word: &AtomicU64, generation: u32) -> Release {
     }
 }
 
+/// A word that cannot be decoded, or names a shard that is not there → FREE of the next generation, unless it has changed since it was
+/// looked at. Only the server calls it, for a slot that it does not serve and whose lock is free.
+pub fn release_scribbled(word: &AtomicU64, found: u64, generation: u32) {
+    let next = Claim::free(generation.wrapping_add(1));
+    // ORDER(word): as in `release`. Losing the race means that a client has claimed the slot, or scribbled again: the next tick looks.
+    let _ = word.compare_exchange(found, next.pack(), Ordering::AcqRel, Ordering::Relaxed);
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;

@@ -39,6 +39,9 @@ pub const REPLY_SLOT: u64 = 32;
 /// Bytes of a request's body that rest in its first slot.
 pub const FIRST_BODY: usize = 48;
 
+/// Slots of its lanes that a client begins with; it asks for more when its window needs them. Few slots stay in the near caches.
+pub const FIRST_SLOTS: u32 = 64;
+
 /// Number of entries of the section directory.
 pub const SECTIONS: usize = 16;
 
@@ -176,9 +179,15 @@ pub struct ClientStatus {
     pub requests_total: AtomicU64,
     /// CLOCK_BOOTTIME in ms of the last tick in which the lane was served.
     pub served_ms: AtomicU64,
+    /// Position of the request from which on the lanes have `slots_after` slots in use; before it they have `slots_before`.
+    pub resized_at: AtomicU64,
+    /// Slots in use before `resized_at`; 0 stands for [`FIRST_SLOTS`].
+    pub slots_before: AtomicU32,
+    /// Slots in use after `resized_at`; 0 stands for [`FIRST_SLOTS`].
+    pub slots_after: AtomicU32,
     /// Requests published and not yet served, as of the last tick.
     pub in_flight: AtomicU32,
-    _pad: [u32; 7],
+    _pad: [u32; 3],
 }
 
 /// The CLAIMS section's first page.

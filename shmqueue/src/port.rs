@@ -21,12 +21,12 @@ use std::time::{Duration, Instant};
 
 use crate::doorbell::{Awake, Token};
 use crate::error::RegionError;
-use crate::lane::{RawReply, ReplyLane, RequestLane};
-use crate::layout::{RegionState, ReplyLaneHead, RequestLaneHead, ServerStatus, ShardStatus};
+use crate::lane::{RESIZE, RESIZED, RawReply, ReplyLane, RequestLane};
+use crate::layout::{FIRST_SLOTS, RegionState, ReplyLaneHead, RequestLaneHead, ServerStatus, ShardStatus};
 use crate::region::{Attachment, ClientRegion};
 use crate::reply_ring::{Heard, ReplyRing};
 use crate::ring::{RequestRing, Word};
-use crate::sync::{Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 use crate::wait::{self, Pacer, WaitMode};
 
 /// `RequestLaneHead::waiting`: the client needs no wake.
@@ -75,6 +75,8 @@ pub struct Patience<'a> {
 pub struct Port {
     request: RequestLane<'static>,
     replies: ReplyLane<'static>,
+    /// The lanes' words with the slots that are not in use.
+    all: (&'static [AtomicU64], &'static [AtomicU64]),
     ring: RequestRing<'static>,
     reply_ring: ReplyRing<'static>,
     request_head: &'static RequestLaneHead,
@@ -84,6 +86,8 @@ pub struct Port {
     word: Word,
     mode: WaitMode,
     cpus: u32,
+    /// Position of a resize that is under way, and the slots it brings into use.
+    resizing: Option<(u64, u32)>,
     /// CPU last published in the lane's head.
     cpu: u32,
     /// Position of the next request.
@@ -134,9 +138,9 @@ impl Port {
             let (reply_ring, descriptors) = region.reply_ring(shard);
             let shard_status = extend(region.shard_status(shard));
             (
-                RequestLane::new(extend(request)),
+                extend(request),
                 extend(request_head),
-                ReplyLane::new(extend(replies)),
+                extend(replies),
                 extend(reply_head),
                 RequestRing::new(&shard_status.head, &extend(ring_head).tail, extend(cells)),
                 ReplyRing::new(&extend(reply_ring).tail, extend(descriptors)),
@@ -146,9 +150,11 @@ impl Port {
         };
         let position = region.client_status(index).position.load(Ordering::Relaxed);
         request_head.waiting.store(AWAKE, Ordering::Relaxed);
+        let slots = FIRST_SLOTS.min(region.layout().shape.lane_slots);
         Ok(Self {
-            request,
-            replies,
+            request: RequestLane::in_use(request, slots),
+            replies: ReplyLane::in_use(replies, slots),
+            all: (request, replies),
             ring,
             reply_ring,
             request_head,
@@ -158,6 +164,7 @@ impl Port {
             word: Word { client: index as u16, generation: attachment.generation() as u16 },
             mode,
             cpus: wait::affinity().len().max(1) as u32,
+            resizing: None,
             cpu: u32::MAX,
             next: position,
             oldest: position,
@@ -185,15 +192,61 @@ impl Port {
         self.status
     }
 
-    /// Slots of a lane.
+    /// Slots in use of a lane.
+    #[inline]
     pub fn slots(&self) -> u32 {
         self.request.slots()
     }
 
-    /// Slots free for requests.
+    /// Slots that a lane can have in use.
+    pub fn most_slots(&self) -> u32 {
+        self.attachment.region().layout().shape.lane_slots
+    }
+
+    /// Brings another number of slots into use: the next power of two of `wanted`, at least [`FIRST_SLOTS`], at most
+    /// [`Port::most_slots`]. One round trip, if the number changes.
+    ///
+    /// # Panics
+    /// When requests are unanswered: their slots would be lost.
+    pub fn resize(&mut self, wanted: u32, patience: &Patience<'_>) -> Waited {
+        let settled = self.settle(patience);
+        if settled != Waited::Answered {
+            return settled;
+        }
+        let slots = wanted.clamp(FIRST_SLOTS, self.most_slots()).next_power_of_two().min(self.most_slots());
+        if slots == self.slots() {
+            return Waited::Answered;
+        }
+        assert!(self.oldest == self.next, "lanes are resized between requests");
+        // Both sides look at the position after this request in the lane as it will be: nothing may look published there (L4).
+        RequestLane::in_use(self.all.0, slots).bar(self.next + 1);
+        self.resizing = Some((self.send(RESIZE, 0, 1, [&slots.to_le_bytes(), &[], &[]]), slots));
+        self.settle(patience)
+    }
+
+    /// Waits for the end of a [`Port::resize`] whose wait was cut short; until then there is no room.
+    pub fn settle(&mut self, patience: &Patience<'_>) -> Waited {
+        let Some((position, slots)) = self.resizing else { return Waited::Answered };
+        let end = self.wait(position, patience);
+        if end == Waited::Answered {
+            self.resizing = None;
+            self.advance(1);
+            if self.replies.read(position).is_some_and(|reply| reply.status == RESIZED) {
+                self.request = RequestLane::in_use(self.all.0, slots);
+                self.replies = ReplyLane::in_use(self.all.1, slots);
+            }
+        }
+        end
+    }
+
+    /// Slots that the next request may span: those that are free, at most half the lane.
     #[inline]
     pub fn room(&self) -> u64 {
-        u64::from(self.request.slots()) - (self.next - self.oldest)
+        if self.resizing.is_some() {
+            return 0;
+        }
+        let slots = u64::from(self.request.slots());
+        (slots - (self.next - self.oldest)).min(slots / 2)
     }
 
     /// Position of the oldest request whose reply has not been taken; equal to [`Port::next`] when there is none.
@@ -214,13 +267,13 @@ impl Port {
     /// When the span is beyond half a lane or [`Port::room`], or the body beyond the span: the caller's credits are broken.
     #[inline]
     pub fn send(&mut self, kind: u8, flags: u8, span: u16, parts: [&[u8]; 3]) -> u64 {
-        assert!(u64::from(span) <= self.room() && u32::from(span) <= self.slots() / 2 && span > 0, "credits cover a request");
+        assert!(u64::from(span) <= self.room() && span > 0, "credits cover a request");
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
         assert!(len + 16 <= usize::from(span) * 64, "a body fits its span");
         let position = self.next;
         self.request.write(position, kind, flags, span, parts);
         self.next += u64::from(span);
-        self.replies.prefetch(position);
+        self.request.prefetch_for_write(self.next + 2);
         position
     }
 
@@ -230,7 +283,6 @@ impl Port {
         if self.announced == self.next {
             return;
         }
-        self.announced = self.next;
         let cpu = wait::current_cpu();
         if self.cpu != cpu {
             self.cpu = cpu;
@@ -238,18 +290,14 @@ impl Port {
         }
         // ORDER(sequence): E1 and E2, the client's side.
         fence(Ordering::SeqCst);
-        if self.reply_head.hot.load(Ordering::Relaxed) != 0 {
-            return;
+        let hot = self.reply_head.hot.load(Ordering::Relaxed) != 0;
+        let ahead = |last: u64| last.wrapping_sub(self.shard.head.load(Ordering::Relaxed)) as i64 >= 0;
+        if hot || self.last_word.is_some_and(ahead) || self.put_word() {
+            self.announced = self.next;
         }
-        if let Some(last) = self.last_word
-            && last.wrapping_sub(self.shard.head.load(Ordering::Relaxed)) as i64 >= 0
-        {
-            return;
-        }
-        self.put_word();
     }
 
-    /// Puts a word, and rings if everybody sleeps.
+    /// Rings the worker that parks for this shard.
     #[cold]
     fn ring_home(&self) {
         let threads = self.status.threads.load(Ordering::Relaxed).max(1);
@@ -258,14 +306,15 @@ impl Port {
         Token::new(&region.doorbell(worker % region.layout().shape.shards).token).ring();
     }
 
-    fn put_word(&mut self) {
-        // A congested ring is retried by the wait.
+    /// Puts a word, and rings if everybody sleeps. False when the ring had no room: the next announcement or wait tries again.
+    fn put_word(&mut self) -> bool {
         self.last_word = self.ring.put(self.word).ok();
         // ORDER(cell): D1, the client's side.
         fence(Ordering::SeqCst);
         if Awake::new(&self.status.awake.workers).nobody() {
             self.ring_home();
         }
+        self.last_word.is_some()
     }
 
     /// The reply of the request at `position`, if it is there.
@@ -301,13 +350,23 @@ impl Port {
     pub fn advance(&mut self, span: u64) {
         self.oldest += span;
         assert!(self.oldest <= self.next, "only what was sent is given back");
+        if self.oldest + 2 < self.next {
+            self.replies.prefetch(self.oldest + 2);
+        }
+    }
+
+    /// Whether the request at `position` is answered. What looks like a reply means something only where the replies before it are
+    /// there (L4), so the oldest one is asked as well.
+    #[inline]
+    fn is_answered(&self, position: u64) -> bool {
+        self.replies.is_answered(position) && (position == self.oldest || self.replies.is_answered(self.oldest))
     }
 
     /// Waits for the reply of the request at `position`.
     pub fn wait(&mut self, position: u64, patience: &Patience<'_>) -> Waited {
         self.announce();
         for _ in 0..64 {
-            if self.replies.is_answered(position) {
+            if self.is_answered(position) {
                 return Waited::Answered;
             }
             if self.mode == WaitMode::Block {
@@ -337,7 +396,7 @@ impl Port {
         if self.mode == WaitMode::Adaptive {
             for _ in 0..YIELDS {
                 std::thread::yield_now();
-                if self.replies.is_answered(position) {
+                if self.is_answered(position) {
                     return Waited::Answered;
                 }
             }
@@ -361,7 +420,7 @@ impl Port {
         let mut pacer = Pacer::start();
         let mut nudge = NUDGE;
         loop {
-            if self.replies.is_answered(position) {
+            if self.is_answered(position) {
                 return Some(Waited::Answered);
             }
             crate::sync::spin_hint();
@@ -394,7 +453,7 @@ impl Port {
                 Heard::Nothing if tail == self.cursor => {}
                 _ => continue,
             }
-            if self.replies.is_answered(position) {
+            if self.is_answered(position) {
                 return Some(Waited::Answered);
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -405,7 +464,7 @@ impl Port {
             match wait::sleep(word, tail as u32, wait::bit_of(u32::from(self.word.client)), left) {
                 wait::Woken::Rung => {}
                 wait::Woken::Deadline | wait::Woken::Signal => {
-                    return self.replies.is_answered(position).then_some(Waited::Answered);
+                    return self.is_answered(position).then_some(Waited::Answered);
                 }
             }
         }
@@ -414,7 +473,7 @@ impl Port {
     /// Nothing came for a while: heeds deadline, interrupt and the server's death, and makes sure that our requests are known.
     #[cold]
     fn take_stock(&mut self, position: u64, patience: &Patience<'_>, deadline: Instant) -> Option<Waited> {
-        if self.replies.is_answered(position) {
+        if self.is_answered(position) {
             return Some(Waited::Answered);
         }
         if patience.interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed)) {

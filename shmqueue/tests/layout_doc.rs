@@ -17,7 +17,7 @@ fn the_documented_layout_is_the_compiled_one() {
         Header: magic major minor abi uuid file_len shards clients lane_slots ring_cells features sections;
         ServerStatus: state server_pid incarnation threads started_ms server_cpus runnable max_value awake counters;
         ShardStatus: head cpu clients requests_total backlog recent_requests tallies;
-        ClientStatus: generation attached position requests_total served_ms in_flight;
+        ClientStatus: generation attached position requests_total served_ms resized_at slots_before slots_after in_flight;
         ClaimsHead: attach_ticket;
         Doorbell: token;
         ClientClaim: word pid uid name;

@@ -18,7 +18,7 @@ fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
 /// Three workers, two tries each: what the word guards is touched by one at a time, and nobody's work is overlooked.
 #[test]
 fn what_a_serving_word_guards_is_its_holders_alone() {
-    check(3, || {
+    check(2, || {
         let shard = Arc::new((Serving::default(), UnsafeCell::new(0u32)));
         let pass = |shard: &(Serving, UnsafeCell<u32>), worker| {
             let Some(_held) = shard.0.claim(worker) else { return 0 };

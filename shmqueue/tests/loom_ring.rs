@@ -90,7 +90,7 @@ fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
 /// Two producers of two words each, on two cells, against a consumer that passes twice.
 #[test]
 fn words_of_two_producers_come_out_once_each_and_in_their_order_over_laps() {
-    check(3, || {
+    check(2, || {
         let memory = Memory::new(2);
         let producers = [0u16, 2].map(|first| {
             let memory = memory.clone();

@@ -301,8 +301,7 @@ impl Shard {
             let stay = (lacks != Lacks::CoolDown && last && self.cool_down(worker))
                 || (lacks != Lacks::WorkersLastLook && self.is_pending());
             if !stay {
-                self.futexes[worker as usize]
-                    .wait(&self.rest, || self.over.load(Unseen) || word.load(Ordering::Relaxed) != seen);
+                self.futexes[worker as usize].wait(&self.rest, || self.over.load(Unseen) || word.load(Ordering::Relaxed) != seen);
             }
             Awake::new(&self.awake).rise();
             // Lets the model checker look at newer values, as time does.

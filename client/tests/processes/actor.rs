@@ -15,7 +15,10 @@ const VARIABLE: &str = "PROCESSES_ACTOR";
 /// Longer than any watchdog: a call of an actor that nobody answers fails the test by the watchdog.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-const ROLES: &[(&str, fn(&Part))] = &[
+/// What a role does.
+type Play = fn(&Part);
+
+const ROLES: &[(&str, Play)] = &[
     ("churn", churn::play),
     ("in order", deaths::play_in_order),
     ("unread", deaths::play_unread),

@@ -11,7 +11,6 @@ mod daemon;
 mod deaths;
 mod forks;
 mod hostile;
-mod lanes;
 mod mirror;
 mod model;
 mod modes;

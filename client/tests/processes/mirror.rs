@@ -95,7 +95,8 @@ impl Mirror {
             Request::Append(bytes) => Operation::Append { key, bytes },
             Request::Bucket => Operation::Bucket { key },
         };
-        let long = matches!(request, Request::Insert(value, _) | Request::Append(value) if value.len() > Client::MAX_POLLED_VALUE);
+        let long =
+            matches!(request, Request::Insert(value, _) | Request::Append(value) if value.len() > Client::MAX_POLLED_VALUE);
         match level {
             Level::Sync => self.call(client, &operation),
             Level::Poll if long => {
@@ -247,9 +248,11 @@ impl Mirror {
                 assert_eq!(self.versions.get(&expected.key), Some(version), "{}", context());
             }
             (Outcome::Failed(Error::Overtaken), Answer::Value(value)) if overtaken(value.len()) => {}
-            (Outcome::NotFound, Answer::Missing) | (Outcome::ConditionNotMet { .. }, Answer::NotMet) => {}
-            (Outcome::NotFound, Answer::NotMet) => {
-                assert!(!self.versions.contains_key(&expected.key), "{}", context());
+            (Outcome::NotFound, Answer::Missing) => {}
+            // A condition that an absent key does not meet may be answered either way.
+            (Outcome::NotFound, Answer::NotMet) => assert!(!self.versions.contains_key(&expected.key), "{}", context()),
+            (Outcome::ConditionNotMet { version }, Answer::NotMet | Answer::Missing) => {
+                assert_eq!(self.versions.get(&expected.key).copied().unwrap_or(0), *version, "{}", context());
             }
             (Outcome::Deleted { .. }, Answer::Deleted) => {
                 self.versions.remove(&expected.key);

@@ -61,7 +61,8 @@ fn key(number: usize) -> Vec<u8> {
 
 fn play(client: &mut Client, unmapped: bool, level: Level, steps: &[Step]) {
     client.clear().expect("cleared");
-    let mut mirror = Mirror { unmapped, ..Mirror::default() };
+    let mut mirror = Mirror::default();
+    mirror.unmapped = unmapped;
     let mut series = Vec::new();
     for step in steps {
         if let (Level::Pipeline(_), Step::One(number, request)) = (level, step) {

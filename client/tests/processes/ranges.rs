@@ -70,9 +70,8 @@ fn many(threads: &str, clients: usize, requests: u64) {
     let mut random = Random::new(seed("ranges"));
     let server = Daemon::start(&["-s", "4096", "-n", threads, "--memory", "2GiB"]);
     let board = Board::new();
-    let actors: Vec<_> = (1..=clients)
-        .map(|line| Actor::start("ranges", server.dir(), &board, line, &[random.next(), requests]))
-        .collect();
+    let actors: Vec<_> =
+        (1..=clients).map(|line| Actor::start("ranges", server.dir(), &board, line, &[random.next(), requests])).collect();
     actors.into_iter().for_each(Actor::finish);
     let expected: u64 = (1..=clients).map(|line| board.get(line, Word::Phase)).sum();
     let monitor = Monitor::open(&shmtable::Options::new("shmtable").dir(server.dir())).expect("a look");
@@ -82,15 +81,15 @@ fn many(threads: &str, clients: usize, requests: u64) {
 
 #[test]
 fn clients_of_one_worker() {
-    many("1", 8, 2000);
+    many("1", 8, 5000);
 }
 
 #[test]
 fn clients_of_two_workers() {
-    many("2", 12, 2000);
+    many("2", 12, 5000);
 }
 
 #[test]
 fn clients_of_more_workers_than_cores() {
-    many("16", 17, 1500);
+    many("16", 17, 4000);
 }

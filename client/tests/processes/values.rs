@@ -3,27 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Lengths around every border: inline replies, the first slot, listings, parts, and the longest.
-pub(crate) const LENGTHS: [usize; 19] = [
-    0,
-    1,
-    8,
-    15,
-    16,
-    17,
-    40,
-    41,
-    47,
-    48,
-    49,
-    127,
-    129,
-    1 << 10,
-    (16 << 10) - 1,
-    16 << 10,
-    (16 << 10) + 1,
-    64 << 10,
-    1 << 20,
-];
+pub(crate) const LENGTHS: [usize; 19] =
+    [0, 1, 8, 15, 16, 17, 40, 41, 47, 48, 49, 127, 129, 1 << 10, (16 << 10) - 1, 16 << 10, (16 << 10) + 1, 64 << 10, 1 << 20];
 
 /// Steele, Lea and Flood's splitmix64.
 pub(crate) struct Random(u64);

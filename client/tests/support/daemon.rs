@@ -46,7 +46,10 @@ pub(crate) fn server_bare(args: &[&str]) -> Command {
     if !args.contains(&"-n") {
         command.args(["-n", "2"]);
     }
-    command.args(["--log-level", "warn"]).args(args);
+    if !args.contains(&"--log-level") {
+        command.args(["--log-level", "warn"]);
+    }
+    command.args(args);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

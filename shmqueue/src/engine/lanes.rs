@@ -21,6 +21,8 @@ pub(super) struct Lane {
     pub(super) generation: u32,
     /// Next position to read.
     pub(super) position: u64,
+    /// Slots in use.
+    pub(super) slots: u32,
     /// In the shard's run queue.
     pub(super) queued: bool,
     /// A worker tests the lane directly, and its client puts no words.

@@ -1,14 +1,49 @@
 //! Clients that come and go: adopting a lane, and releasing the slot of one that has detached or died.
 
 use crate::claim::{self, ClaimState};
+use crate::lane::{Envelope, NOT_RESIZED, RESIZED, RawReply, ReplyLane, RequestLane};
+use crate::layout::FIRST_SLOTS;
 use crate::port::AWAKE;
+use crate::region::ServerRegion;
 use crate::sync::Ordering;
 
 use super::job::Handler;
 use super::lanes::{Lane, NOBODY};
 use super::shard::Pass;
 
+/// Slots in use by the request at `position` of a client's lanes, as this server or its predecessor published it.
+pub(super) fn slots_at(region: &ServerRegion, client: u32, position: u64) -> u32 {
+    let status = region.client_status(client);
+    let after = position.wrapping_sub(status.resized_at.load(Ordering::Relaxed)) as i64 > 0;
+    let slots = if after { &status.slots_after } else { &status.slots_before }.load(Ordering::Relaxed);
+    if slots == 0 { FIRST_SLOTS.min(region.layout().shape.lane_slots) } else { slots }
+}
+
 impl Pass<'_> {
+    /// Answers a client that wants another number of slots in use.
+    #[cold]
+    pub(super) fn resize(&mut self, client: u32, position: u64, envelope: &Envelope) {
+        let most = self.region.layout().shape.lane_slots;
+        let [a, b, c, d, ..] = envelope.first;
+        let wanted = u32::from_le_bytes([a, b, c, d]);
+        let before = self.lane(client).slots;
+        let reply = ReplyLane::in_use(self.region.reply_lane(client).1, before);
+        let good = envelope.body_len == 4 && wanted.is_power_of_two() && (FIRST_SLOTS.min(most)..=most).contains(&wanted);
+        if good {
+            // CRASH: a server that dies between these and the reply leaves a request that is unanswered at `resized_at`, where the
+            // old number holds; the next one answers it anew.
+            let status = self.region.client_status(client);
+            status.slots_before.store(before, Ordering::Relaxed);
+            status.slots_after.store(wanted, Ordering::Relaxed);
+            status.resized_at.store(position, Ordering::Release);
+            self.lane(client).slots = wanted;
+            // The client looks for its next reply in the lane as it is now: nothing may look answered there (L4).
+            ReplyLane::in_use(self.region.reply_lane(client).1, wanted).bar(position + 1);
+        }
+        let status = if good { RESIZED } else { NOT_RESIZED };
+        reply.write(position, RawReply { status, span: envelope.span, a: wanted.into(), b: 0, c: 0 });
+    }
+
     /// Starts to serve a client that has claimed a slot on this shard.
     pub(super) fn adopt(&mut self, client: u32) -> bool {
         let Some(claim) = claim::load(&self.region.claim(client).word) else { return false };
@@ -23,9 +58,10 @@ impl Pass<'_> {
             self.lanes.abandon(client);
             return false;
         }
-        let position = self.region.client_status(client).position.load(Ordering::Relaxed);
-        *self.lane(client) = Lane { generation: claim.generation, position, ..Lane::default() };
         let status = self.region.client_status(client);
+        let position = status.position.load(Ordering::Relaxed);
+        let slots = slots_at(self.region, client, position);
+        *self.lane(client) = Lane { generation: claim.generation, position, slots, ..Lane::default() };
         status.generation.store(claim.generation, Ordering::Relaxed);
         status.requests_total.store(0, Ordering::Relaxed);
         status.attached.store(1, Ordering::Relaxed);
@@ -49,17 +85,27 @@ impl Pass<'_> {
             }
             return;
         }
+        let position = self.lane(client).position;
+        if self.request_lane(client).is_published(position) {
+            // Sent between our look at the lane and the client's leaving.
+            self.enqueue(client);
+            return;
+        }
         if self.lane(client).hot {
             self.lane(client).hot = false;
             self.core.hot.retain(|other| *other != client);
             self.shard.hottest.store(self.core.hot.first().copied().unwrap_or(NOBODY), Ordering::Relaxed);
             self.region.reply_lane(client).0.hot.store(0, Ordering::Relaxed);
         }
-        self.request_lane(client).wipe();
+        RequestLane::new(self.region.request_lane(client).1).wipe();
+        let first = FIRST_SLOTS.min(self.region.layout().shape.lane_slots);
+        ReplyLane::in_use(self.region.reply_lane(client).1, first).bar(position);
         self.region.request_lane(client).0.waiting.store(AWAKE, Ordering::Relaxed);
         handler.forget(client);
         let status = self.region.client_status(client);
         status.attached.store(0, Ordering::Relaxed);
+        status.slots_before.store(0, Ordering::Relaxed);
+        status.slots_after.store(0, Ordering::Relaxed);
         self.region.shard_status(self.index).clients.fetch_sub(1, Ordering::Relaxed);
         self.lanes.abandon(client);
         // CRASH: a server that dies before this line leaves the claim to its successor, which finds the lock free and comes here.

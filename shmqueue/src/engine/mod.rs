@@ -33,7 +33,7 @@ use crossbeam_utils::CachePadded;
 
 pub use job::{Handler, Job};
 
-use crate::claim::{self, ClaimState};
+use crate::claim::{self, Claim, ClaimState};
 use crate::doorbell::{Awake, Token};
 use crate::region::ServerRegion;
 use crate::ring::{RequestRing, Taken};
@@ -139,20 +139,27 @@ impl Engine {
         loop {
             let tick = pace.tick(self);
             let answered = self.sweep(worker, &mut batch, handler, tick, false);
-            if answered > 0 {
+            if answered > 0 && !self.is_surplus() {
                 pace.worked();
                 continue;
             }
             if self.stop.load(Ordering::Relaxed) && self.finish(worker, &mut batch, handler, tick) == 0 {
                 break;
             }
-            if pace.keep_looking(self) {
+            if answered == 0 && pace.keep_looking(self) {
                 continue;
             }
             self.park(worker, &mut batch, handler, tick);
             pace.rested();
         }
         self.awake().lie_down();
+    }
+
+    /// Whether this worker is one too many: others are awake, and there are not cores enough for all who have something to do. It was
+    /// rung by a client that saw nothing move for a while; having served whatever was there it leaves the core to the clients.
+    fn is_surplus(&self) -> bool {
+        let status = self.region.status();
+        self.awake().count() > 1 && status.runnable.load(Ordering::Relaxed) > self.config.cpus.len() as u32
     }
 
     /// Whether a client whose lane is hot last ran on this worker's CPU: it cannot send while we look for what it sends.
@@ -195,7 +202,8 @@ impl Engine {
     #[inline]
     fn is_pending(&self, index: u32) -> bool {
         let shard = &self.shards[index as usize];
-        if shard.hottest.load(Ordering::Relaxed) != NOBODY || shard.attention.load(Ordering::Relaxed) {
+        let wanted = shard.attention.load(Ordering::Relaxed) || shard.reap.load(Ordering::Relaxed);
+        if wanted || shard.hottest.load(Ordering::Relaxed) != NOBODY {
             return true;
         }
         let ring = self.ring(index);
@@ -227,8 +235,9 @@ impl Engine {
         let token = self.token(worker);
         let seen = token.seen();
         self.asleep[worker as usize].store(true, Ordering::Relaxed);
+        // Only the last one to lie down has to look once more: whoever is still awake will.
         let last = self.awake().lie_down();
-        let stay = (last && self.cool_down(worker)) || self.stop.load(Ordering::Relaxed) || self.anything_pending();
+        let stay = (last && (self.cool_down(worker) || self.anything_pending())) || self.stop.load(Ordering::Relaxed);
         let woken = if stay {
             wait::Woken::Rung
         } else {
@@ -294,7 +303,9 @@ impl Engine {
         for client in 0..self.region.layout().shape.clients {
             let owner = self.lanes.owner(client);
             let word = &self.region.claim(client).word;
-            let claim = claim::load(word);
+            // ORDER(word): pairs with the Release in `claim::attach`, as in `claim::load`.
+            let raw = word.load(Ordering::Acquire);
+            let claim = Claim::unpack(raw);
             let free = claim.is_some_and(|claim| claim.state == ClaimState::Free);
             if owner == NOBODY && free {
                 continue;
@@ -316,7 +327,7 @@ impl Engine {
                 // Somebody scribbled over the claim of a slot that nobody serves: it comes back under the next generation.
                 _ => {
                     let generation = self.region.client_status(client).generation.load(Ordering::Relaxed);
-                    let _ = claim::release(word, generation);
+                    claim::release_scribbled(word, raw, generation);
                 }
             }
         }
@@ -341,8 +352,9 @@ impl Engine {
         }
         let mut waiting = 0;
         if status.attached.load(Ordering::Relaxed) == 1 {
-            let lane = crate::lane::RequestLane::new(self.region.request_lane(client).1);
             let mut position = status.position.load(Ordering::Relaxed);
+            let slots = leaving::slots_at(&self.region, client, position);
+            let lane = crate::lane::RequestLane::in_use(self.region.request_lane(client).1, slots);
             while let Some(envelope) = lane.read(position).filter(|_| waiting < lane.slots()) {
                 position += u64::from(envelope.span);
                 waiting += 1;

@@ -22,7 +22,7 @@ use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32 as PrivateU32, AtomicU64 as PrivateU64};
 
-use crate::lane::{ReplyLane, RequestLane};
+use crate::lane::{RESIZE, ReplyLane, RequestLane};
 use crate::region::ServerRegion;
 use crate::reply_ring::ReplyRing;
 use crate::ring::{NOBODY as NO_CLIENT, RequestRing, Taken, Word};
@@ -137,7 +137,9 @@ impl<'a> Pass<'a> {
     }
 
     pub(super) fn request_lane(&self, client: u32) -> RequestLane<'a> {
-        RequestLane::new(self.region.request_lane(client).1)
+        // SAFETY: as in `lane`; the copy ends the borrow at once.
+        let slots = unsafe { self.lanes.lane(client) }.slots;
+        RequestLane::in_use(self.region.request_lane(client).1, slots)
     }
 
     pub(super) fn lane(&mut self, client: u32) -> &mut Lane {
@@ -248,7 +250,7 @@ impl<'a> Pass<'a> {
                 self.core.active += 1;
             }
             let position = self.lane(client).position;
-            if (drained >= QUOTA && self.request_lane(client).is_published(position)) || self.is_leaving(client) {
+            if self.request_lane(client).is_published(position) || self.is_leaving(client) {
                 self.enqueue(client);
             }
         }
@@ -271,14 +273,24 @@ impl<'a> Pass<'a> {
     /// Takes the published requests of a lane, at most a quota, into the batch; a full batch is answered on the way.
     fn drain(&mut self, client: u32, batch: &mut Vec<Job<'a>>, handler: &mut dyn Handler, answered: &mut usize) -> usize {
         let request = self.request_lane(client);
-        let reply = ReplyLane::new(self.region.reply_lane(client).1);
+        let reply = ReplyLane::in_use(self.region.reply_lane(client).1, request.slots());
         let shard = self.index;
         let lane = self.lane(client);
         let (generation, mut position, mut drained) = (lane.generation, lane.position, 0);
         while drained < QUOTA {
             let Some(envelope) = request.read(position) else { break };
             let span = u64::from(envelope.span);
+            if envelope.kind == RESIZE {
+                // What was sent before is answered before; what comes after rests elsewhere and is looked at in the next pass.
+                *answered += Self::answer(batch, handler);
+                self.resize(client, position, &envelope);
+                position += span;
+                drained += 1;
+                *answered += 1;
+                break;
+            }
             request.prefetch(position + 2 * span);
+            reply.prefetch_for_write(position);
             batch.push(Job { shard, client, generation, position, envelope, request, reply });
             position += span;
             drained += 1;

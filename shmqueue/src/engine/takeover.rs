@@ -6,11 +6,12 @@
 use crossbeam_utils::CachePadded;
 
 use crate::claim::{self, ClaimState};
-use crate::lane::{RawReply, ReplyLane, most_span};
+use crate::lane::{RawReply, ReplyLane, RequestLane, most_span};
 use crate::region::ServerRegion;
-use crate::sync::{Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 use super::lanes::Lanes;
+use super::leaving::slots_at;
 use super::shard::{Pass, Shard};
 
 /// Adopts every client whose slot is not free, and has its lane looked at in the first pass: its word may have been taken
@@ -25,7 +26,7 @@ pub(super) fn adopt_clients(region: &ServerRegion, lanes: &Lanes, shards: &[Cach
         }
         let (head, words) = region.reply_lane(client);
         // ORDER(complete): pairs with the predecessor's Release in `announce`.
-        let position = next_unanswered(ReplyLane::new(words), head.complete.load(Ordering::Acquire));
+        let position = next_unanswered(region, client, words, head.complete.load(Ordering::Acquire));
         region.client_status(client).position.store(position, Ordering::Relaxed);
         head.hot.store(0, Ordering::Relaxed);
         let index = u32::from(claim.shard);
@@ -40,15 +41,16 @@ pub(super) fn adopt_clients(region: &ServerRegion, lanes: &Lanes, shards: &[Cach
 }
 
 /// The first position from `complete` on that has no reply.
-fn next_unanswered(replies: ReplyLane<'_>, complete: u64) -> u64 {
+fn next_unanswered(region: &ServerRegion, client: u32, words: &[AtomicU64], complete: u64) -> u64 {
     let mut position = complete;
-    while let Some(reply) = replies.read(position) {
+    loop {
+        let replies = ReplyLane::in_use(words, slots_at(region, client, position));
+        let Some(reply) = replies.read(position) else { return position };
         position += u64::from(reply.span.clamp(1, most_span(replies.slots())));
-        if position - complete >= u64::from(replies.slots()) {
-            break;
+        if position - complete >= u64::from(region.layout().shape.lane_slots) {
+            return position;
         }
     }
-    position
 }
 
 /// See [`super::Engine::answer_recovered`].
@@ -66,13 +68,13 @@ pub(super) fn answer(
     }
     // SAFETY: no worker runs yet, so nobody holds any serving word.
     let lane = unsafe { lanes.lane(client) };
-    let request = crate::lane::RequestLane::new(region.request_lane(client).1);
+    let request = RequestLane::in_use(region.request_lane(client).1, lane.slots);
     if lane.generation != generation || lane.position != position {
         return false;
     }
     let Some(envelope) = request.read(position) else { return false };
     let [a, b, c] = words;
-    ReplyLane::new(region.reply_lane(client).1).write(position, RawReply { status, span: envelope.span, a, b, c });
+    ReplyLane::in_use(region.reply_lane(client).1, lane.slots).write(position, RawReply { status, span: envelope.span, a, b, c });
     lane.position = position + u64::from(envelope.span);
     region.client_status(client).position.store(lane.position, Ordering::Relaxed);
     // ORDER(complete): as in `announce`; the client is woken by the first pass, which finds the lane in the run queue.
