@@ -31,6 +31,7 @@ mod calls;
 mod client;
 mod error;
 pub mod exit;
+pub mod guard;
 mod listing;
 mod many;
 mod monitor;

@@ -28,7 +28,8 @@ impl<'a> Pipeline<'a> {
     /// Those of the handle itself; what befalls a single request is its [`crate::Outcome::Failed`].
     #[inline]
     pub fn submit(&mut self, operation: &Operation<'_>, on_reply: &mut dyn FnMut(Completion<'_>)) -> Result<u64, Error> {
-        if self.client.in_flight() >= self.window {
+        // Again where what was answered is a part of a long value, or nobody's any more: that makes no room in the window.
+        while self.client.in_flight() >= self.window {
             // Not for the oldest reply alone: taking one and sending one, in step with the server, moves a cache line between the two
             // for every single request. Half a window at a time lets both work on many lines at once.
             self.client.wait_for_half(self.window)?;

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use memmap2::{Mmap, MmapOptions};
 use shmqueue::region::RegionName;
+use shmqueue::sigbus::{Guarded, Part};
 use table::{ItemRef, Reader, TableStats};
 
 use crate::error::Error;
@@ -13,6 +14,8 @@ use crate::error::Error;
 /// A read-only mapping of the table with its reader.
 pub(crate) struct TableMap {
     reader: Reader<'static>,
+    /// See [`crate::guard`]; dropped before the memory is unmapped.
+    _guarded: Guarded,
     /// Keeps the memory mapped that the reader reads; dropped after it.
     _map: Mmap,
 }
@@ -38,6 +41,7 @@ impl TableMap {
             Error::Table(format!("mapping table {}: {error}; check the limit on address space", path.display()))
         })?;
         let base = NonNull::from(map.as_ref()).cast::<u8>();
+        let guarded = Guarded::enter(base.as_ptr(), map.len() as u64, Part::Table);
         // SAFETY: the mapping is as long as said, and outlives the reader: both are fields of one struct.
         let reader = unsafe { Reader::join(base, map.len() as u64) }
             .map_err(|error| Error::Table(format!("joining table {}: {error}", path.display())))?;
@@ -47,7 +51,7 @@ impl TableMap {
                 path.display()
             )));
         }
-        Ok(Some(Self { reader, _map: map }))
+        Ok(Some(Self { reader, _guarded: guarded, _map: map }))
     }
 
     /// What the table counts.

@@ -24,6 +24,8 @@ pub mod region;
 pub mod reply_ring;
 pub mod ring;
 pub mod serving;
+#[cfg(not(loom))]
+pub mod sigbus;
 pub mod sync;
 #[cfg(not(loom))]
 pub mod wait;

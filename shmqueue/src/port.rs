@@ -42,6 +42,8 @@ const NUDGE: Duration = Duration::from_micros(50);
 const SPIN: Duration = Duration::from_micros(100);
 /// Yields of an adaptive client before it sleeps.
 const YIELDS: u32 = 4;
+/// Slots that are brought near ahead of the one in use.
+const AHEAD: u64 = 16;
 /// First and longest sleep between two looks at whether the server lives.
 const NAPS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
 
@@ -94,6 +96,8 @@ pub struct Port {
     next: u64,
     /// Position of the oldest request whose reply has not been taken.
     oldest: u64,
+    /// Replies before this position are known to be there.
+    answered: u64,
     /// Requests before this position have been announced.
     announced: u64,
     /// Position of our last word on the ring.
@@ -168,6 +172,7 @@ impl Port {
             cpu: u32::MAX,
             next: position,
             oldest: position,
+            answered: position,
             announced: position,
             last_word: None,
             gone_since: None,
@@ -273,7 +278,7 @@ impl Port {
         let position = self.next;
         self.request.write(position, kind, flags, span, parts);
         self.next += u64::from(span);
-        self.request.prefetch_for_write(self.next + 2);
+        self.request.prefetch_for_write(self.next + AHEAD);
         position
     }
 
@@ -350,8 +355,8 @@ impl Port {
     pub fn advance(&mut self, span: u64) {
         self.oldest += span;
         assert!(self.oldest <= self.next, "only what was sent is given back");
-        if self.oldest + 2 < self.next {
-            self.replies.prefetch(self.oldest + 2);
+        if self.oldest + AHEAD < self.answered {
+            self.replies.prefetch(self.oldest + AHEAD);
         }
     }
 
@@ -363,7 +368,20 @@ impl Port {
     }
 
     /// Waits for the reply of the request at `position`.
+    #[inline]
     pub fn wait(&mut self, position: u64, patience: &Patience<'_>) -> Waited {
+        let end = self.wait_for(position, patience);
+        if end == Waited::Answered && position > self.oldest {
+            // Lines that another core has written come one by one where they are read one by one: ask for many at once.
+            self.answered = position + 1;
+            for ahead in (self.oldest + 1..self.answered).take(AHEAD as usize).step_by(2) {
+                self.replies.prefetch(ahead);
+            }
+        }
+        end
+    }
+
+    fn wait_for(&mut self, position: u64, patience: &Patience<'_>) -> Waited {
         self.announce();
         for _ in 0..64 {
             if self.is_answered(position) {

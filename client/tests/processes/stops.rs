@@ -102,9 +102,10 @@ fn a_stopped_client_with_a_full_lane_holds_nobody_up_and_goes_on() {
         }
         others_go_on(&board, &mut others, 300);
         for actor in &mut full {
+            let sent = board.get(actor.line(), Word::Sent);
             board.set(actor.line(), Word::Phase, 2 * round + 2);
             actor.thaw();
-            actor.reaches(&board, Word::Acked, board.get(actor.line(), Word::Sent));
+            actor.reaches(&board, Word::Acked, sent);
         }
     }
     full.into_iter().for_each(Actor::finish);

@@ -59,7 +59,8 @@ fn a_lane_full_of_late_requests_empties() {
     let server = Daemon::start(&[]);
     let options = Options::new("shmtable").dir(server.dir()).timeout(Duration::from_millis(1));
     let mut client = Client::attach(&options).expect("attached");
-    client.insert(b"k", &value(7, 500)).expect("stored");
+    let mut patient = Client::attach(&options.timeout(Duration::from_secs(50))).expect("attached");
+    patient.insert(b"k", &value(7, 500)).expect("stored");
     server.freeze();
     let mut sent = 0;
     for _ in 0..20 {
@@ -84,7 +85,6 @@ fn a_lane_full_of_late_requests_empties() {
     };
     assert!(found == Some(value(7, 500)));
     assert_eq!(client.poll(&mut |completion| panic!("{completion:?} was let go")).expect("no error"), 0);
-    let mut patient = Client::attach(&options.timeout(Duration::from_secs(50))).expect("attached");
     assert_eq!(patient.incr(b"n", 0).expect("a number"), sent);
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Lane {
     pub(super) position: u64,
     /// Slots in use.
     pub(super) slots: u32,
+    /// Requests that the last visit found: so many are expected to be there, and brought near together.
+    pub(super) burst: u32,
     /// In the shard's run queue.
     pub(super) queued: bool,
     /// A worker tests the lane directly, and its client puts no words.

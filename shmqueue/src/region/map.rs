@@ -21,6 +21,7 @@ use crate::layout::{
     ClaimsHead, ClientClaim, ClientStatus, Doorbell, Layout, PAGE, ReplyLaneHead, ReplyRingHead, RequestLaneHead,
     RequestRingHead, Section, ServerStatus, ShardStatus,
 };
+use crate::sigbus::{Guarded, Part};
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Bytes before the cells of a ring.
@@ -66,6 +67,8 @@ pub(crate) struct Mapping {
     /// Offset in the file of `base`.
     start: u64,
     len: u64,
+    /// Dropped before the memory is unmapped.
+    _guarded: Guarded,
     _keep: Keep,
 }
 
@@ -114,11 +117,15 @@ impl Mapping {
     }
 
     fn of_shm(shm: Shmem) -> Self {
-        Self { base: shm.as_ptr(), start: 0, len: shm.len() as u64, _keep: Keep::Shm(shm) }
+        Self::new(shm.as_ptr(), 0, shm.len() as u64, Keep::Shm(shm))
     }
 
     fn of_mmap(map: MmapRaw, start: u64) -> Self {
-        Self { base: map.as_mut_ptr(), start, len: map.len() as u64, _keep: Keep::Mmap(map) }
+        Self::new(map.as_mut_ptr(), start, map.len() as u64, Keep::Mmap(map))
+    }
+
+    fn new(base: *mut u8, start: u64, len: u64, keep: Keep) -> Self {
+        Self { base, start, len, _guarded: Guarded::enter(base, len, Part::Rings), _keep: keep }
     }
 
     /// Bytes mapped.

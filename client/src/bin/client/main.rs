@@ -22,6 +22,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = parse::parse();
+    // Without the guard a region that is truncated under the command ends it all the same, but without a word.
+    let _ = shmtable::guard::exit_on_truncation();
     match commands::run(&cli) {
         Ok(status) => ExitCode::from(status as u8),
         Err(failure) => {
