@@ -7,7 +7,7 @@ use protocol::{
 };
 use shmqueue::lane::{span_of_body, span_of_reply};
 
-use crate::client::{Client, PART, Stored, encode, unexpected};
+use crate::client::{Client, PART, Pending, Stored, encode, unexpected};
 use crate::error::Error;
 use crate::operation::Operation;
 use crate::table_map::TableMap;
@@ -87,7 +87,8 @@ impl Client {
                 }
                 continue;
             };
-            self.wait_for(&oldest)?;
+            // Nothing of this call has been sent yet.
+            self.wait_for(&Pending { write: false, ..oldest })?;
         }
     }
 

@@ -64,7 +64,8 @@ pub enum Error {
     /// The sum is not an i64.
     #[error("incr failed: the sum does not fit an i64; store a smaller number first")]
     Overflow,
-    /// The value was replaced before it could be copied out of a pipelined reply.
+    /// The value was replaced before it could be copied out of a pipelined reply; or this handle does not map the table, and the value is
+    /// longer than a reply (16 bytes). Sync calls and [`crate::Client::get_many`] read it all the same.
     #[error("read overtaken: the value was replaced before it could be copied; read it again")]
     Overtaken,
     /// The handle was inherited over a fork.

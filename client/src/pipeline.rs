@@ -4,6 +4,9 @@ use crate::client::{Client, lane_for};
 use crate::error::Error;
 use crate::operation::{Completion, Operation};
 
+/// Replies that are waited for together at the end of a pipeline.
+const AT_ONCE: usize = 32;
+
 /// Many requests in flight over one handle. Dropping it lets go of replies that were not collected; the requests take effect.
 #[derive(Debug)]
 pub struct Pipeline<'a> {
@@ -32,7 +35,7 @@ impl<'a> Pipeline<'a> {
         while self.client.in_flight() >= self.window {
             // Not for the oldest reply alone: taking one and sending one, in step with the server, moves a cache line between the two
             // for every single request. Half a window at a time lets both work on many lines at once.
-            self.client.wait_for_half(self.window)?;
+            self.client.wait_for_nth(self.window / 2)?;
             self.client.poll(on_reply)?;
         }
         self.client.submit_waiting(operation, on_reply)
@@ -44,7 +47,9 @@ impl<'a> Pipeline<'a> {
     /// Those of [`Client::wait`].
     pub fn finish(&mut self, on_reply: &mut dyn FnMut(Completion<'_>)) -> Result<(), Error> {
         while self.client.in_flight() > 0 {
-            self.client.wait()?;
+            // Half of what is left, so that taking replies and serving go on side by side; a few at the end together.
+            let left = self.client.pending.len();
+            self.client.wait_for_nth(if left > AT_ONCE { left / 2 } else { left - 1 })?;
             self.client.poll(on_reply)?;
         }
         Ok(())

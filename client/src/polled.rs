@@ -112,10 +112,10 @@ impl Client {
         self.wait_for(&pending)
     }
 
-    /// Waits until half a window of replies can be polled.
+    /// Waits until the replies up to the `nth` unanswered request (from 0) can be polled, or, where there are fewer, the oldest.
     #[inline]
-    pub(crate) fn wait_for_half(&mut self, window: usize) -> Result<(), Error> {
-        match self.pending.get(window / 2).copied() {
+    pub(crate) fn wait_for_nth(&mut self, nth: usize) -> Result<(), Error> {
+        match self.pending.get(nth).copied() {
             Some(pending) => self.wait_for(&pending),
             None => self.wait(),
         }

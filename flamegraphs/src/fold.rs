@@ -82,9 +82,11 @@ fn of_side(samples: &str, side: Side) -> String {
         Side::Clients => line.contains(CLIENT_WORK),
     };
     let blocks = || samples.split("\n\n").filter_map(|block| Some((pid_of(block.trim_start_matches('\n'))?, block)));
-    let processes: BTreeSet<u32> =
-        blocks().filter(|(_, block)| block.lines().any(is_sign)).map(|(process, _)| process).collect();
-    blocks().filter(|(process, _)| processes.contains(process)).flat_map(|(_, block)| [block.trim_matches('\n'), "\n\n"]).collect()
+    let processes: BTreeSet<u32> = blocks().filter(|(_, block)| block.lines().any(is_sign)).map(|(process, _)| process).collect();
+    blocks()
+        .filter(|(process, _)| processes.contains(process))
+        .flat_map(|(_, block)| [block.trim_matches('\n'), "\n\n"])
+        .collect()
 }
 
 /// The process of a sample, from its head `name pid/tid time: event:`. The name may contain blanks.
@@ -102,26 +104,26 @@ mod tests {
     use super::*;
 
     const SAMPLES: &str = "\
-worker-0  10/11   1.000000:    1001001 cpu-clock:ppp: 
+worker-0  10/11   1.000000: cpu-clock:ppp: 
 \t            10 table::find::<u8> (inlined)
 \t            10 shmqueue::engine::Engine::run_worker (/home/somebody/benchmark/server)
 \t            20 start_thread (/usr/lib/libc.so.6)
 
-worker-1  10/12   1.000000:    1001001 cpu-clock:ppp: 
+worker-1  10/12   1.000000: cpu-clock:ppp: 
 \t            10 table::find::<u8> (inlined)
 \t            10 shmqueue::engine::Engine::run_worker (/home/somebody/benchmark/server)
 \t            20 start_thread (/usr/lib/libc.so.6)
 
-worker-0  10/11   1.100000:    1001001 cpu-clock:ppp: 
+worker-0  10/11   1.100000: cpu-clock:ppp: 
 \tffffffff813a4413 schedule ([kernel.kallsyms])
 \t            30 sched_yield (/usr/lib/libc.so.6)
 
-bench-throughpu  20/20   1.200000:    1001001 cpu-clock:ppp: 
+bench-throughpu  20/20   1.200000: cpu-clock:ppp: 
 \t            40 [unknown] (/home/somebody/libfoo.so)
 \t            41 benchmark::load::work (/home/somebody/benchmark/bench-throughput)
 \t            42 main (/home/somebody/benchmark/bench-throughput)
 
-bench-throughpu  30/30   1.300000:    1001001 cpu-clock:ppp: 
+bench-throughpu  30/30   1.300000: cpu-clock:ppp: 
 \t            50 benchmark::pingpong::round_trip_ns (/home/somebody/benchmark/bench-throughput)
 ";
 
@@ -143,7 +145,7 @@ bench-throughpu  30/30   1.300000:    1001001 cpu-clock:ppp:
 
     #[test]
     fn a_name_with_blanks_does_not_hide_the_process() {
-        assert_eq!(pid_of("a b c  7/8   1.0:   1 cpu-clock:\n\t 1 f (x)"), Some(7));
+        assert_eq!(pid_of("a b c  7/8   1.0: cpu-clock:\n\t 1 f (x)"), Some(7));
         assert_eq!(pid_of("nothing"), None);
     }
 }

@@ -22,10 +22,12 @@ impl Origin {
         let (release, machine) = (system.release().to_string_lossy(), system.machine().to_string_lossy());
         let commit = match git(&["rev-parse", "--short", "HEAD"]) {
             // The graphs are what this program changes itself.
-            Some(commit) => match git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":!flamegraphs"]).as_deref() {
-                Some("") => commit,
-                _ => format!("{commit} with changes"),
-            },
+            Some(commit) => {
+                match git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":!flamegraphs"]).as_deref() {
+                    Some("") => commit,
+                    _ => format!("{commit} with changes"),
+                }
+            }
             None => "unknown".to_owned(),
         };
         Ok(Self { commit, kernel: format!("Linux {release} {machine}") })

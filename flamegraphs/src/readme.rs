@@ -1,6 +1,5 @@
 //! The table in `README.md`: generated between two marks, all else there is written by hand.
 
-use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
@@ -42,10 +41,8 @@ fn table(origin: &Origin, rows: &[Row]) -> String {
     CLASSES.iter().for_each(|(_, name)| out.extend([" ", name, " |"]));
     out.push_str(&format!("\n|---|{}\n", "--:|".repeat(CLASSES.len() + 1)));
     for Row { name, samples, shares } in rows {
-        // Writing to a String cannot fail.
-        let _ = write!(out, "| [{name}]({name}.svg) | {samples} |");
-        shares.iter().for_each(|share| drop(write!(out, " {:.1} |", 100.0 * share)));
-        out.push('\n');
+        let cells: String = shares.iter().map(|share| format!(" {:.1} |", 100.0 * share)).collect();
+        out.push_str(&format!("| [{name}]({name}.svg) | {samples} |{cells}\n"));
     }
     out
 }
@@ -67,7 +64,10 @@ mod tests {
         (shares[0], shares[3]) = (0.755, 0.245);
         let origin = Origin { commit: "abc".into(), kernel: "Linux 6".into() };
         let table = table(&origin, &[Row { name: "server-st", samples: 200, shares }]);
-        assert!(table.ends_with("| [server-st](server-st.svg) | 200 | 75.5 | 0.0 | 0.0 | 24.5 | 0.0 | 0.0 | 0.0 | 0.0 |\n"), "{table}");
+        assert!(
+            table.ends_with("| [server-st](server-st.svg) | 200 | 75.5 | 0.0 | 0.0 | 24.5 | 0.0 | 0.0 | 0.0 | 0.0 |\n"),
+            "{table}"
+        );
         let cells: Vec<usize> = table.lines().skip(2).map(|line| line.matches('|').count()).collect();
         assert_eq!(cells, [CLASSES.len() + 3; 3]);
     }

@@ -15,8 +15,8 @@ use crate::error::Error;
 
 /// Samples per second and core: not a divisor of the scheduler's tick, so that the two do not keep step.
 const FREQUENCY: &str = "999";
-/// Bytes of stack copied with each sample: the deepest stack of a worker or client takes less.
-const STACK: &str = "dwarf,8192";
+/// Bytes of stack copied with each sample: the deepest stack of a worker or client takes less, 8 KiB are too few.
+const STACK: &str = "dwarf,16384";
 
 /// What perf recorded of one run of a benchmark; removed when dropped.
 pub(crate) struct Recording {
@@ -62,7 +62,10 @@ impl Recording {
         command.args(["-F", "comm,pid,tid,time,event,ip,sym,dso"]).stderr(Stdio::null());
         let output = command.output().map_err(Error::io("starting perf script"))?;
         if !output.status.success() {
-            return Err(Error::Failed(format!("reading the recording: perf script ended with {}; try it by hand", output.status)));
+            return Err(Error::Failed(format!(
+                "reading the recording: perf script ended with {}; try it by hand",
+                output.status
+            )));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

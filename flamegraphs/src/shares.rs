@@ -2,7 +2,7 @@
 //!
 //! A stack belongs to one class. In kernel stacks the way in decides: giving up the core or sleeping is waiting, all else is the
 //! kernel's. Otherwise the innermost frame that is a copy, or that begins with a crate of this repository, decides; what the
-//! standard library does belongs to whoever called it.
+//! standard library does, and what only finds or probes a place in the region, belongs to whoever called it.
 
 use crate::fold::Stacks;
 use crate::names::path_of;
@@ -64,6 +64,17 @@ const LOOKS: [&str; 15] = [
     "shmqueue::engine::heat::",
     "shmqueue::engine::Engine::is_surplus",
 ];
+/// Functions of ours that belong to whoever called them: finding a place in the region, one look at it, one pause.
+const TOOLS: [&str; 8] = [
+    "shmqueue::sync::",
+    "shmqueue::region::",
+    "shmqueue::lane::request::RequestLane::is_published",
+    "shmqueue::lane::reply::ReplyLane::is_answered",
+    "shmqueue::lane::reply::tag",
+    "shmqueue::engine::shard::Pass::request_lane",
+    "shmqueue::engine::shard::Pass::lane",
+    "shmqueue::engine::shard::Pass::ring",
+];
 const CRATES: [(&str, Class); 9] = [
     ("table::", Class::Table),
     ("rapidhash::", Class::Table),
@@ -111,6 +122,9 @@ fn classify(stack: &str) -> Class {
         if begins(name, &LOOKS) {
             return Class::Waiting;
         }
+        if begins(name, &TOOLS) {
+            continue;
+        }
         if let Some((_, class)) = CRATES.iter().find(|(prefix, _)| name.starts_with(prefix)) {
             return *class;
         }
@@ -131,6 +145,12 @@ mod tests {
             ("worker;shmqueue::engine::shard::Pass::drain;core::sync::atomic::atomic_load", Class::Rings),
             ("bench;benchmark::load::work;shmtable::polled::poll;racing::copy", Class::Copying),
             ("bench;benchmark::load::work;shmqueue::port::Port::wait;core::hint::spin_loop", Class::Waiting),
+            (
+                "bench;shmqueue::port::Port::is_answered;shmqueue::lane::reply::ReplyLane::is_answered;core::a::load",
+                Class::Waiting,
+            ),
+            ("worker;shmqueue::engine::shard::Pass::drain;shmqueue::lane::request::RequestLane::is_published", Class::Rings),
+            ("worker;shmqueue::engine::pace::Pace::keep_looking;shmqueue::sync::spin_hint", Class::Waiting),
             ("bench;benchmark::load::work;<benchmark::ledger::Ledger>::check", Class::Bench),
             ("bench;__memcpy_avx512_unaligned_erms", Class::Copying),
             ("table::thread;[unknown]", Class::Other),

@@ -41,10 +41,10 @@ use crate::signals::{Signals, block_in_worker};
 
 /// Time between ticks while requests come in.
 const PACE_BUSY: Duration = Duration::from_secs(1);
-/// Time between ticks while clients are attached and silent.
-const PACE_QUIET: Duration = Duration::from_secs(2);
-/// Time between ticks while nobody is attached, and between looks at the files.
-const PACE_IDLE: Duration = Duration::from_secs(10);
+/// Time between ticks otherwise: how long a dead client that was silent may keep its slot.
+const PACE_IDLE: Duration = Duration::from_secs(2);
+/// Time between looks at the files.
+const PACE_FILES: Duration = Duration::from_secs(10);
 /// Rest of the committing thread between rounds that found something to commit.
 const PACE_COMMIT: Duration = Duration::from_millis(20);
 
@@ -187,7 +187,7 @@ impl Daemon<'_> {
         let mut served = self.requests();
         let (mut named, mut looked) = (true, Instant::now());
         loop {
-            let attached = self.engine.tick();
+            self.engine.tick();
             service::publish_counters(self.joined.region.status(), &self.joined.table);
             let requests = self.requests();
             let busy = requests != served;
@@ -195,17 +195,13 @@ impl Daemon<'_> {
                 served = requests;
                 committing.unpark();
             }
-            if looked.elapsed() >= PACE_IDLE {
+            if looked.elapsed() >= PACE_FILES {
                 looked = Instant::now();
                 self.joined.file.check_len()?;
                 named = self.check_rings(named)?;
             }
             let awake = self.joined.region.status().awake.workers.load(Ordering::Relaxed) > 0;
-            let pace = match attached {
-                _ if busy || awake => PACE_BUSY,
-                true => PACE_QUIET,
-                false => PACE_IDLE,
-            };
+            let pace = if busy || awake { PACE_BUSY } else { PACE_IDLE };
             if let Some(signal) = self.signals.wait(pace)? {
                 tracing::info!("stopping: received {signal}");
                 return Ok(());

@@ -10,8 +10,7 @@ use shmqueue::sigbus::{self, Ending, Guarded, Part};
 
 use crate::exit::{Exit, ServerError};
 
-const RINGS: &str =
-    "error: rings file was truncated under the server: found a page without memory, expected the whole file; start the server again\n";
+const RINGS: &str = "error: rings file was truncated under the server: found a page without memory, expected the whole file; start the server again\n";
 const TABLE: &str = "error: table file was truncated under the server: found a page without memory, expected the whole file; start the server again with --fresh\n";
 
 /// The table of the one region of this process, which stays mapped until the process ends.

@@ -223,8 +223,8 @@ impl Port {
             return Waited::Answered;
         }
         assert!(self.oldest == self.next, "lanes are resized between requests");
-        // Both sides look at the position after this request in the lane as it will be: nothing may look published there (L4).
-        RequestLane::in_use(self.all.0, slots).bar(self.next + 1);
+        // Nothing is unanswered, and whatever rests in the slots that come into use was not sent by us (L4).
+        RequestLane::in_use(self.all.0, slots).wipe();
         self.resizing = Some((self.send(RESIZE, 0, 1, [&slots.to_le_bytes(), &[], &[]]), slots));
         self.settle(patience)
     }

@@ -1,7 +1,7 @@
 //! Clients that come and go: adopting a lane, and releasing the slot of one that has detached or died.
 
 use crate::claim::{self, ClaimState};
-use crate::lane::{Envelope, NOT_RESIZED, RESIZED, RawReply, ReplyLane, RequestLane};
+use crate::lane::{Envelope, NOT_RESIZED, RESIZED, RawReply, ReplyLane};
 use crate::layout::FIRST_SLOTS;
 use crate::port::AWAKE;
 use crate::region::ServerRegion;
@@ -97,7 +97,6 @@ impl Pass<'_> {
             self.shard.hottest.store(self.core.hot.first().copied().unwrap_or(NOBODY), Ordering::Relaxed);
             self.region.reply_lane(client).0.hot.store(0, Ordering::Relaxed);
         }
-        RequestLane::new(self.region.request_lane(client).1).wipe();
         let first = FIRST_SLOTS.min(self.region.layout().shape.lane_slots);
         ReplyLane::in_use(self.region.reply_lane(client).1, first).bar(position);
         self.region.request_lane(client).0.waiting.store(AWAKE, Ordering::Relaxed);

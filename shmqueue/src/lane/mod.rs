@@ -24,7 +24,7 @@
 //! - L1: the client writes at position `p` only when it has read all replies before `p − slots + span`: so neither side ever
 //!   overwrites what the other may still read, and the server never has to check whether there is room (I1).
 //! - L2: the server trusts nothing that it reads in a request lane: the envelope is copied once and validated.
-//! - L3: a client dying while it writes leaves an unpublished slot, which nobody reads; its successor in the slot overwrites it.
+//! - L3: a client dying while it writes leaves an unpublished slot, which nobody reads; its successor wipes the slots before it uses them.
 //! - L4: bodies run over the first words of the slots they span, so that what is left there by an earlier lap can look like any
 //!   sequence or tag. Whoever publishes at `p` first bars the slot after it: who goes from one published slot to the next
 //!   is never misled. A slot whose predecessor is not published (answered) says nothing.

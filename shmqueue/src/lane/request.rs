@@ -173,12 +173,12 @@ impl<'a> RequestLane<'a> {
         });
     }
 
-    /// Unpublishes every slot: what a dead client left behind its published prefix must never be
-    /// taken for a request of its successor.
+    /// Unpublishes every slot. The lane's client does so before slots come into use: what an earlier client left in them, or a body, must
+    /// never be taken for a request.
     pub fn wipe(&self) {
         for slot in self.words.chunks_exact(REQUEST_WORDS) {
             if slot[0].load(Ordering::Relaxed) != 0 {
-                // ORDER(sequence): Relaxed: the release of the slot's claim word orders it before the next owner.
+                // ORDER(sequence): Relaxed: the Release of the claim word, or of the resize's sequence, orders it before the server's look.
                 slot[0].store(0, Ordering::Relaxed);
             }
         }

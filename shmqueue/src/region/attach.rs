@@ -2,7 +2,7 @@
 //!
 //! Order of an attach, each step undone by the kernel if the client dies after it (CRASH):
 //! 1. open the file afresh and take a free slot's lock byte (a death drops the lock, the slot is free as before);
-//! 2. commit and map the slot's lanes, write pid, uid and name (the same; committed memory stays for the next client);
+//! 2. commit and map the slot's lanes, wipe the slots that come into use, write pid, uid and name (the same; committed memory stays for the next client);
 //! 3. choose the shard, then make the claim word ATTACHED (a death leaves ATTACHED without a lock, which the server drains).
 //!
 //! Invariants:
@@ -22,7 +22,8 @@ use super::map::Mapping;
 use super::server::commit_lanes;
 use crate::claim::{self, Attach, Claim, ClaimState};
 use crate::error::RegionError;
-use crate::layout::{ClientClaim, ReplyLaneHead, RequestLaneHead, Section};
+use crate::lane::RequestLane;
+use crate::layout::{ClientClaim, FIRST_SLOTS, ReplyLaneHead, RequestLaneHead, Section};
 use crate::lock::{LockFile, Taken};
 
 /// A client's hold on a slot: its lanes, and the lock that says it is alive.
@@ -128,7 +129,14 @@ pub(super) fn attach(region: &ClientRegion, client_name: &str) -> Result<Attachm
             lock.release_client(index);
             continue;
         };
+        if region.client_status(index).attached.load(Ordering::Relaxed) != 0 {
+            // The server still serves the slot's last client: the claim was scribbled free under it. The server's tick will free it.
+            lock.release_client(index);
+            continue;
+        }
         let (request, reply) = map_lanes(region, &lock, index)?;
+        // Whatever rests in the slots that come into use was not sent by this client.
+        wipe_first_slots(region, &request, index);
         introduce(slot, client_name);
         let shard = choose_shard(region, ticket);
         let Attach::Attached(own) = claim::attach(&slot.word, generation, shard) else {
@@ -142,6 +150,11 @@ pub(super) fn attach(region: &ClientRegion, client_name: &str) -> Result<Attachm
 
 fn is_free(slot: &ClientClaim) -> bool {
     matches!(claim::load(&slot.word), Some(Claim { state: ClaimState::Free, .. }))
+}
+
+fn wipe_first_slots(region: &ClientRegion, request: &Mapping, index: u32) {
+    let (_, words) = request.request_lane(region.layout(), index);
+    RequestLane::in_use(words, FIRST_SLOTS.min(region.layout().shape.lane_slots)).wipe();
 }
 
 fn map_lanes(region: &ClientRegion, lock: &LockFile, index: u32) -> Result<(Mapping, Mapping), RegionError> {
