@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use protocol::{Head, MAX_VALUE, Reply, encode_append, encode_bucket, encode_delete, encode_incr, encode_insert, encode_read};
+use protocol::{
+    Head, INLINE_MAX, MAX_VALUE, Reply, encode_append, encode_bucket, encode_delete, encode_incr, encode_insert, encode_read,
+};
 use shmqueue::port::Port;
 use shmqueue::region::{ClientRegion, RegionName};
 
@@ -55,6 +57,8 @@ pub struct Client {
     /// The first failure among the parts of the request at the head.
     pub(crate) failed_part: Option<Reply>,
     pub(crate) scratch: Vec<u8>,
+    /// The value of the inline reply that is being delivered.
+    pub(crate) small: [u8; INLINE_MAX],
     /// A wait found the server gone: the next request looks for the region that has the name now.
     pub(crate) gone: bool,
     /// Slots of the lane to bring into use when nothing is unanswered; 0: as many as there are.
@@ -88,6 +92,7 @@ impl Client {
             next_ticket: 0,
             failed_part: None,
             scratch: Vec::new(),
+            small: [0; INLINE_MAX],
             gone: false,
             wanted_slots,
         })

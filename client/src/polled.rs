@@ -274,9 +274,8 @@ impl Client {
             Status::Deleted => Outcome::Deleted { version },
             Status::NotFound => Outcome::NotFound,
             Status::Value => {
-                self.scratch.clear();
-                self.scratch.extend_from_slice(&inline_bytes(reply.b, reply.c)[..reply.inline_len()]);
-                Outcome::Value { version, bytes: &self.scratch }
+                self.small = inline_bytes(reply.b, reply.c);
+                Outcome::Value { version, bytes: &self.small[..reply.inline_len()] }
             }
             Status::ValueRef => {
                 self.scratch.clear();

@@ -153,13 +153,16 @@ impl<'a> Service<'a> {
         if value_len > self.max_value as usize {
             return self.refuse(job, Reply { b: self.max_value.into(), ..Reply::bare(Status::ValueSize) });
         }
-        let reservation = match self.writer.reserve(key, value_len as u32, 0, expiry_ms.unwrap_or(0)) {
+        let mut reservation = match self.writer.reserve(key, value_len as u32, 0, expiry_ms.unwrap_or(0)) {
             Ok(reservation) => reservation,
             Err(Refused::Full) => return answer(job, Reply::bare(Status::Full)),
             Err(_) => return self.refuse(job, Reply::bare(Status::Malformed)),
         };
-        // SAFETY: the reservation has room for `value_len` bytes, and a decoded insert has at most so many here.
-        unsafe { job.copy_body(value_at, reservation.value_ptr().as_ptr(), here) };
+        match job.envelope.first.get(value_at..value_at + here) {
+            Some(value) if here == value_len => reservation.write_value(value),
+            // SAFETY: the reservation has room for `value_len` bytes, and a decoded insert has at most so many here.
+            _ => unsafe { job.copy_body(value_at, reservation.value_ptr().as_ptr(), here) },
+        }
         if here < value_len {
             return self.begin_insert(job, reservation, hash, condition, here);
         }
@@ -196,6 +199,14 @@ impl<'a> Service<'a> {
         room
     }
 
+    /// A request that is whole in its envelope and has a key, with the key's hash.
+    #[inline]
+    fn small_request<'b>(&self, job: &'b Job<'_>) -> Option<(Request<'b>, u64)> {
+        let request = small(job)?;
+        let hash = self.writer.hash(key_of(&request)?);
+        Some((request, hash))
+    }
+
     fn serve(&mut self, job: &Job<'_>) {
         let mut room = std::mem::take(&mut self.front);
         let envelope = &job.envelope;
@@ -216,24 +227,21 @@ impl Handler for Service<'_> {
             return self.serve(job);
         }
         for group in batch.chunks(GROUP) {
-            let decoded: [Option<(Request<'_>, u64)>; GROUP] = std::array::from_fn(|at| {
-                let job = group.get(at)?;
-                let (envelope, len) = (&job.envelope, job.envelope.body_len as usize);
-                let front = envelope.first.get(..len)?;
-                let request = decode(envelope.kind, envelope.flags, front, len).ok()?;
-                let hash = self.writer.hash(key_of(&request)?);
-                self.writer.prefetch(hash);
-                Some((request, hash))
-            });
-            for (request, hash) in decoded.iter().flatten() {
-                if !matches!(request, Request::Insert { .. }) {
-                    self.writer.prefetch_item(*hash);
+            // Only the hash is kept: decoding a small request again costs less than keeping what it was decoded to.
+            let mut hashes = [None; GROUP];
+            for (job, place) in group.iter().zip(&mut hashes) {
+                if let Some((request, hash)) = self.small_request(job) {
+                    self.writer.prefetch(hash);
+                    *place = Some((hash, !matches!(request, Request::Insert { .. })));
                 }
             }
-            for (job, decoded) in group.iter().zip(&decoded) {
-                match decoded {
-                    Some((request, hash)) => self.apply(job, request, *hash),
-                    None => self.serve(job),
+            for (hash, _) in hashes.iter().flatten().filter(|(_, reads_item)| *reads_item) {
+                self.writer.prefetch_item(*hash);
+            }
+            for (job, hash) in group.iter().zip(hashes) {
+                match (hash, small(job)) {
+                    (Some((hash, _)), Some(request)) => self.apply(job, &request, hash),
+                    _ => self.serve(job),
                 }
             }
         }
@@ -246,6 +254,13 @@ impl Handler for Service<'_> {
     fn forget(&mut self, client: u32) {
         self.drop_stream(client);
     }
+}
+
+/// A request that is whole in its envelope.
+#[inline]
+fn small<'a>(job: &'a Job<'_>) -> Option<Request<'a>> {
+    let (envelope, len) = (&job.envelope, job.envelope.body_len as usize);
+    decode(envelope.kind, envelope.flags, envelope.first.get(..len)?, len).ok()
 }
 
 #[inline]

@@ -67,7 +67,7 @@ impl<'a> RequestLane<'a> {
             let mut body = [0u8; FIRST_BODY];
             let mut at = 0;
             for part in parts {
-                body[at..at + part.len()].copy_from_slice(part);
+                put(&mut body[at..at + part.len()], part);
                 at += part.len();
             }
             for (word, bytes) in slot[2..].iter().zip(body.chunks_exact(8)) {
@@ -104,7 +104,8 @@ impl<'a> RequestLane<'a> {
         let size = std::mem::size_of_val(self.words);
         let base = self.words.as_ptr().cast::<u8>().cast_mut();
         let first = (position & (u64::from(self.slots()) - 1)) as usize * 64 + 16;
-        let start = (first + offset) % size;
+        // A lane has a power of two of slots, so that the mask is a remainder.
+        let start = (first + offset) & (size - 1);
         let before_end = len.min(size - start);
         // SAFETY: start is below the lane's size, and the second piece starts at the lane's first byte; neither reaches beyond the end
         // because len is at most the lane's size.
@@ -182,5 +183,20 @@ impl<'a> RequestLane<'a> {
                 slot[0].store(0, Ordering::Relaxed);
             }
         }
+    }
+}
+
+/// Copies between slices of one length without a call for the lengths that small requests have.
+#[inline(always)]
+fn put(to: &mut [u8], from: &[u8]) {
+    let len = from.len();
+    match len {
+        8 => to[..8].copy_from_slice(&from[..8]),
+        9..=16 => {
+            to[..8].copy_from_slice(&from[..8]);
+            to[len - 8..].copy_from_slice(&from[len - 8..]);
+        }
+        0 => {}
+        _ => to.copy_from_slice(from),
     }
 }
