@@ -3,6 +3,7 @@
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 LOOM_FLAGS := --cfg loom
+LOOM_TESTS := loom_ring loom_reply_ring loom_lane loom_wait loom_claim
 
 .PHONY: help demo test build lint clean bench flamegraphs loom tools doc
 
@@ -22,7 +23,8 @@ lint: tools ## Formatting, clippy and docs, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 
 loom: tools ## Model checking of the lock-free parts
-	RUSTFLAGS="$(LOOM_FLAGS)" $(CARGO) test --locked --release --target-dir "$(TARGET)/loom" -p shmqueue -p table --tests -q -- --test-threads 2
+	RUSTFLAGS="$(LOOM_FLAGS)" $(CARGO) test --locked --release --target-dir "$(TARGET)/loom" -p shmqueue $(LOOM_TESTS:%=--test %)
+	RUSTFLAGS="$(LOOM_FLAGS)" $(CARGO) test --locked --release --target-dir "$(TARGET)/loom" -p table --test loom_seqlock
 
 test: lint loom ## Everything that must pass
 	$(CARGO) build --locked --workspace --bins

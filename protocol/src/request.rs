@@ -230,7 +230,7 @@ pub enum Request<'a> {
 ///
 /// Key and value sizes beyond the limits decode (the server answers them with their own status) as long as the lengths are
 /// consistent with the body.
-#[inline]
+#[inline(always)]
 pub fn decode(kind: u8, flags: u8, front: &[u8], body_len: usize) -> Result<Request<'_>, Malformed> {
     let Some(kind) = Kind::from_raw(kind) else {
         return malformed("kind");

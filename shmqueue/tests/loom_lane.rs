@@ -127,7 +127,7 @@ impl Worker {
     fn drain(&mut self) {
         while let Some(envelope) = self.memory.requests().read(self.position) {
             assert_eq!((envelope.kind, envelope.flags, envelope.span, envelope.body_len), (1, 2, 1, 9), "a torn envelope");
-            assert_eq!(envelope.first[..9], body(self.position), "a torn body");
+            assert_eq!(self.memory.requests().first(self.position)[..9], body(self.position), "a torn body");
             let [a, b, c] = [1, 2, 3].map(|word| self.position * 10 + word);
             self.memory.replies().write(self.position, RawReply { status: 5, span: 1, a, b, c });
             self.position += 1;

@@ -49,11 +49,11 @@ impl<'a> Service<'a> {
 
     /// Serves one decoded request.
     #[inline]
-    fn apply(&mut self, job: &Job<'_>, request: &Request<'_>, hash: u64) {
+    fn apply(&mut self, job: &Job<'_>, request: &Request<'_>, hash: u64, body: &[u8]) {
         match *request {
             Request::Read { key } => self.read(job, key, hash),
             Request::Insert { key, condition, expiry_ms, value_len, value_at, here } => {
-                self.insert(job, key, hash, condition, expiry_ms, value_len, value_at, here);
+                self.insert(job, key, hash, condition, expiry_ms, value_len, value_at, here, body);
             }
             Request::Delete { key, condition } => self.delete(job, key, hash, condition),
             Request::Bucket { key, skip } => self.bucket(job, key, hash, skip),
@@ -146,6 +146,7 @@ impl<'a> Service<'a> {
         value_len: usize,
         value_at: usize,
         here: usize,
+        body: &[u8],
     ) {
         if self.refuses_key(job, key) {
             return;
@@ -158,7 +159,7 @@ impl<'a> Service<'a> {
             Err(Refused::Full) => return answer(job, Reply::bare(Status::Full)),
             Err(_) => return self.refuse(job, Reply::bare(Status::Malformed)),
         };
-        match job.envelope.first.get(value_at..value_at + here) {
+        match body.get(value_at..value_at + here) {
             Some(value) if here == value_len => reservation.write_value(value),
             // SAFETY: the reservation has room for `value_len` bytes, and a decoded insert has at most so many here.
             _ => unsafe { job.copy_body(value_at, reservation.value_ptr().as_ptr(), here) },
@@ -182,42 +183,37 @@ impl<'a> Service<'a> {
             .delete(key, hash, table_condition(condition), &ticket(job), |outcome| answer(job, reply_of(outcome, max_value)));
     }
 
-    /// The first bytes of a body: from the envelope, or copied once where they are more.
-    fn front<'b>(job: &'b Job<'_>, room: &'b mut Vec<u8>) -> &'b [u8] {
+    /// Serves a request by itself.
+    fn serve(&mut self, job: &Job<'_>) {
         let len = job.envelope.body_len as usize;
         if len <= FIRST_BODY {
-            return &job.envelope.first[..len];
+            let first = job.first();
+            return self.serve_body(job, &first[..len]);
         }
+        let mut body = std::mem::take(&mut self.front);
         let len = len.min(HEAD_MAX + 1);
-        room.clear();
-        room.reserve(len);
+        body.clear();
+        body.reserve(len);
         // SAFETY: `len` bytes of room were reserved, and they are within the body.
         unsafe {
-            job.copy_body(0, room.as_mut_ptr(), len);
-            room.set_len(len);
+            job.copy_body(0, body.as_mut_ptr(), len);
+            body.set_len(len);
         }
-        room
+        self.serve_body(job, &body);
+        self.front = body;
     }
 
-    /// A request that is whole in its envelope and has a key, with the key's hash.
+    /// Serves a request of which `body` is the private copy of the body, or of its first part.
     #[inline]
-    fn small_request<'b>(&self, job: &'b Job<'_>) -> Option<(Request<'b>, u64)> {
-        let request = small(job)?;
-        let hash = self.writer.hash(key_of(&request)?);
-        Some((request, hash))
-    }
-
-    fn serve(&mut self, job: &Job<'_>) {
-        let mut room = std::mem::take(&mut self.front);
+    fn serve_body(&mut self, job: &Job<'_>, body: &[u8]) {
         let envelope = &job.envelope;
-        match decode(envelope.kind, envelope.flags, Self::front(job, &mut room), envelope.body_len as usize) {
+        match decode(envelope.kind, envelope.flags, body, envelope.body_len as usize) {
             Ok(request) => {
                 let hash = key_of(&request).map_or(0, |key| self.writer.hash(key));
-                self.apply(job, &request, hash);
+                self.apply(job, &request, hash, body);
             }
             Err(_) => self.refuse(job, Reply::bare(Status::Malformed)),
         }
-        self.front = room;
     }
 }
 
@@ -227,20 +223,22 @@ impl Handler for Service<'_> {
             return self.serve(job);
         }
         for group in batch.chunks(GROUP) {
-            // Only the hash is kept: decoding a small request again costs less than keeping what it was decoded to.
+            let firsts: [[u8; FIRST_BODY]; GROUP] = std::array::from_fn(|at| group.get(at).map_or([0; FIRST_BODY], Job::first));
+            // Only the hash is kept of what is decoded here: decoding a small request again costs less than keeping its parts.
             let mut hashes = [None; GROUP];
-            for (job, place) in group.iter().zip(&mut hashes) {
-                if let Some((request, hash)) = self.small_request(job) {
-                    self.writer.prefetch(hash);
-                    *place = Some((hash, !matches!(request, Request::Insert { .. })));
-                }
+            for ((job, first), place) in group.iter().zip(&firsts).zip(&mut hashes) {
+                let Some(request) = small(job, first) else { continue };
+                let Some(key) = key_of(&request) else { continue };
+                let hash = self.writer.hash(key);
+                self.writer.prefetch(hash);
+                *place = Some((hash, !matches!(request, Request::Insert { .. })));
             }
             for (hash, _) in hashes.iter().flatten().filter(|(_, reads_item)| *reads_item) {
                 self.writer.prefetch_item(*hash);
             }
-            for (job, hash) in group.iter().zip(hashes) {
-                match (hash, small(job)) {
-                    (Some((hash, _)), Some(request)) => self.apply(job, &request, hash),
+            for ((job, first), hash) in group.iter().zip(&firsts).zip(hashes) {
+                match (hash, small(job, first)) {
+                    (Some((hash, _)), Some(request)) => self.apply(job, &request, hash, &first[..job.envelope.body_len as usize]),
                     _ => self.serve(job),
                 }
             }
@@ -256,11 +254,11 @@ impl Handler for Service<'_> {
     }
 }
 
-/// A request that is whole in its envelope.
-#[inline]
-fn small<'a>(job: &'a Job<'_>) -> Option<Request<'a>> {
+/// A request whose body is whole in its first slot.
+#[inline(always)]
+fn small<'a>(job: &Job<'_>, first: &'a [u8; FIRST_BODY]) -> Option<Request<'a>> {
     let (envelope, len) = (&job.envelope, job.envelope.body_len as usize);
-    decode(envelope.kind, envelope.flags, envelope.first.get(..len)?, len).ok()
+    decode(envelope.kind, envelope.flags, first.get(..len)?, len).ok()
 }
 
 #[inline]

@@ -1,6 +1,7 @@
 //! One request on its way through a worker.
 
 use crate::lane::{Envelope, RawReply, ReplyLane, RequestLane};
+use crate::layout::FIRST_BODY;
 
 /// A request that a worker has taken from a lane and must answer.
 #[derive(Debug)]
@@ -13,13 +14,19 @@ pub struct Job<'a> {
     pub generation: u32,
     /// Position in the client's lanes.
     pub position: u64,
-    /// The copied, checked envelope with the first bytes of the body.
+    /// The copied, checked envelope.
     pub envelope: Envelope,
     pub(super) request: RequestLane<'a>,
     pub(super) reply: ReplyLane<'a>,
 }
 
 impl Job<'_> {
+    /// Copies the first bytes of the body. They can change under a hostile client: copy once, check and use the copy.
+    #[inline(always)]
+    pub fn first(&self) -> [u8; FIRST_BODY] {
+        self.request.first(self.position)
+    }
+
     /// Copies `len` bytes at `offset` of the body to `to`.
     ///
     /// # Safety

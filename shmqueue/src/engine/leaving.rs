@@ -24,7 +24,7 @@ impl Pass<'_> {
     #[cold]
     pub(super) fn resize(&mut self, client: u32, position: u64, envelope: &Envelope) {
         let most = self.region.layout().shape.lane_slots;
-        let [a, b, c, d, ..] = envelope.first;
+        let [a, b, c, d, ..] = self.request_lane(client).first(position);
         let wanted = u32::from_le_bytes([a, b, c, d]);
         let before = self.lane(client).slots;
         let reply = ReplyLane::in_use(self.region.reply_lane(client).1, before);

@@ -198,7 +198,7 @@ mod tests {
             prop_assert_eq!((envelope.kind, envelope.flags, envelope.span), (4, 1, span));
             prop_assert_eq!(body(&lane, at, &envelope), whole.clone());
             let front = whole.len().min(FIRST_BODY);
-            prop_assert_eq!(&envelope.first[..front], &whole[..front]);
+            prop_assert_eq!(&lane.first(at)[..front], &whole[..front]);
 
             let answer = &whole[..whole.len().min(62 * 32)];
             replies.write_bytes(at, answer);

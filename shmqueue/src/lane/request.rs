@@ -18,8 +18,6 @@ pub struct Envelope {
     pub span: u16,
     /// Length of the body in bytes; at most what the span holds.
     pub body_len: u32,
-    /// The first bytes of the body.
-    pub first: [u8; FIRST_BODY],
 }
 
 /// A view of a request lane.
@@ -145,16 +143,23 @@ impl<'a> RequestLane<'a> {
         }
         let slot = self.slot(position);
         let raw = slot[1].load(Ordering::Relaxed);
+        let (kind, flags, span, body_len) = (raw as u8, (raw >> 8) as u8, (raw >> 16) as u16, (raw >> 32) as u32);
+        let room = usize::from(span) * 64;
+        if span == 0 || span > most_span(self.slots()) || body_len as usize + 16 > room {
+            return Some(Envelope { kind: 0, flags: 0, span: 1, body_len: 0 });
+        }
+        Some(Envelope { kind, flags, span, body_len })
+    }
+
+    /// Copies the first bytes of the body of the request at `position`: what rests in its first slot.
+    #[inline(always)]
+    pub fn first(&self, position: u64) -> [u8; FIRST_BODY] {
+        let slot = self.slot(position);
         let mut first = [0u8; FIRST_BODY];
         for (bytes, word) in first.chunks_exact_mut(8).zip(&slot[2..]) {
             bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
         }
-        let (kind, flags, span, body_len) = (raw as u8, (raw >> 8) as u8, (raw >> 16) as u16, (raw >> 32) as u32);
-        let room = usize::from(span) * 64;
-        if span == 0 || span > most_span(self.slots()) || body_len as usize + 16 > room {
-            return Some(Envelope { kind: 0, flags: 0, span: 1, body_len: 0, first });
-        }
-        Some(Envelope { kind, flags, span, body_len, first })
+        first
     }
 
     /// Copies `len` bytes at `offset` of the body of the request at `position` to `to`. The caller has checked both against
