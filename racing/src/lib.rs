@@ -28,6 +28,30 @@ pub unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
     }
 }
 
+/// Copies like [`copy`], but past the caches: for bytes that another core reads next, and this one does not need again. Where two cores
+/// are far apart, lines that one has written come over one by one; from memory the reader fetches them ahead.
+///
+/// # Safety
+/// As [`copy`].
+#[inline]
+pub unsafe fn copy_streaming(src: *const u8, dst: *mut u8, len: usize) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: the caller's promise, passed on; the aligned middle lies within `len` bytes of both sides.
+    unsafe {
+        let head = dst.align_offset(64).min(len);
+        let lines = (len - head) / 64;
+        x86_64::copy(src, dst, head);
+        x86_64::stream_lines(src.add(head), dst.add(head), lines);
+        let done = head + lines * 64;
+        x86_64::copy(src.add(done), dst.add(done), len - done);
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        copy(src, dst, len);
+    }
+}
+
 #[cfg(any(test, miri, not(target_arch = "x86_64")))]
 unsafe fn bytes(src: *const u8, dst: *mut u8, len: usize) {
     use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -88,6 +112,24 @@ mod x86_64 {
         }
     }
 
+    /// Writes whole lines past the caches, and orders them before the caller's next stores. `dst` is aligned to a line.
+    #[inline]
+    pub(super) unsafe fn stream_lines(src: *const u8, dst: *mut u8, lines: usize) {
+        for line in 0..lines {
+            // SAFETY: the caller promises that both places are mapped and `dst` is aligned; the assembly touches nothing else.
+            unsafe {
+                asm!(
+                    "movdqu {a}, [{src}]", "movdqu {b}, [{src} + 16]", "movdqu {c}, [{src} + 32]", "movdqu {d}, [{src} + 48]",
+                    "movntdq [{dst}], {a}", "movntdq [{dst} + 16], {b}", "movntdq [{dst} + 32], {c}", "movntdq [{dst} + 48], {d}",
+                    a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
+                    src = in(reg) src.add(line * 64), dst = in(reg) dst.add(line * 64), options(nostack, preserves_flags)
+                );
+            }
+        }
+        // SAFETY: a fence touches no memory. Streaming stores are not ordered by the release store that follows without it.
+        unsafe { asm!("sfence", options(nostack, preserves_flags)) };
+    }
+
     /// See [`super::copy`].
     #[inline]
     pub(super) unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
@@ -137,7 +179,7 @@ mod tests {
         fn copies_every_length_at_every_alignment(data in proptest::collection::vec(any::<u8>(), 0..1500), from in 0usize..9, to in 0usize..9) {
             let mut source = vec![0xAA; from];
             source.extend_from_slice(&data);
-            for routine in [super::copy as unsafe fn(*const u8, *mut u8, usize), super::bytes] {
+            for routine in [super::copy as unsafe fn(*const u8, *mut u8, usize), super::copy_streaming, super::bytes] {
                 let mut target = vec![0x55u8; to + data.len() + 8];
                 // SAFETY: both ranges are inside the vectors.
                 unsafe { routine(source.as_ptr().add(from), target.as_mut_ptr().add(to), data.len()) };

@@ -6,6 +6,8 @@ use crate::sync::{AtomicU64, Ordering};
 use super::{most_span, prefetch, prefetch_for_write, span_of_body};
 
 const REQUEST_WORDS: usize = 8;
+/// Parts of a body from this length on, in bytes, go past the caches.
+const STREAMED: usize = 4096;
 
 /// What the first slot of a request says, copied out of the lane and checked.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +78,13 @@ impl<'a> RequestLane<'a> {
             for part in parts {
                 self.body(position, at, part.len(), |place, from, len| {
                     // SAFETY: `body` keeps the place within the lane, which is mapped for writing; `part` is a slice of ours.
-                    unsafe { racing::copy(part.as_ptr().add(from), place, len) };
+                    unsafe {
+                        if len >= STREAMED {
+                            racing::copy_streaming(part.as_ptr().add(from), place, len);
+                        } else {
+                            racing::copy(part.as_ptr().add(from), place, len);
+                        }
+                    }
                 });
                 at += part.len();
             }
