@@ -188,11 +188,11 @@ impl Daemon<'_> {
         let (mut named, mut looked) = (true, Instant::now());
         loop {
             self.engine.tick();
-            service::publish_counters(self.joined.region.status(), &self.joined.table);
             let requests = self.requests();
             let busy = requests != served;
             if busy {
                 served = requests;
+                service::publish_counters(self.joined.region.status(), &self.joined.table);
                 committing.unpark();
             }
             if looked.elapsed() >= PACE_FILES {

@@ -149,8 +149,8 @@ impl Engine {
             if answered == 0 && pace.keep_looking(self) {
                 continue;
             }
+            pace.rest();
             self.park(worker, &mut batch, handler, tick);
-            pace.rested();
         }
         self.awake().lie_down();
     }
@@ -237,6 +237,10 @@ impl Engine {
         self.asleep[worker as usize].store(true, Ordering::Relaxed);
         // Only the last one to lie down has to look once more: whoever is still awake will.
         let last = self.awake().lie_down();
+        if last {
+            // Nobody is left to correct it; who comes next has the cores to itself until somebody counts again.
+            self.region.status().runnable.store(0, Ordering::Relaxed);
+        }
         let stay = (last && (self.cool_down(worker) || self.anything_pending())) || self.stop.load(Ordering::Relaxed);
         let woken = if stay {
             wait::Woken::Rung
@@ -390,7 +394,7 @@ impl Engine {
             .iter()
             .map(|shard| {
                 let activity = shard.activity.load(Ordering::Relaxed);
-                if tick.wrapping_sub((activity >> 32) as u32) <= 4 { activity as u32 } else { 0 }
+                if tick.wrapping_sub((activity >> 32) as u32) <= 1 { activity as u32 } else { 0 }
             })
             .sum();
         let runnable = active + self.awake().count();

@@ -114,7 +114,7 @@ impl Pace {
                 return true;
             }
             if engine.shares_cpu() {
-                std::thread::yield_now();
+                self.make_way();
             }
             return self.now.saturating_sub(since) < SPIN;
         }
@@ -126,8 +126,25 @@ impl Pace {
         false
     }
 
-    /// The worker was asleep.
-    pub(super) fn rested(&mut self) {
+    /// The one client that could send runs on this CPU: moves to another one, which the kernel would do some ms later, or yields.
+    fn make_way(&mut self) {
+        let here = wait::current_cpu() as usize;
+        let elsewhere: Vec<usize> = self.cpus.iter().copied().filter(|cpu| *cpu != here).collect();
+        if elsewhere.is_empty() || self.now.saturating_sub(self.moved) < TICK {
+            std::thread::yield_now();
+            return;
+        }
+        self.moved = self.now;
+        wait::set_affinity(&elsewhere);
+        wait::set_affinity(&self.cpus);
+    }
+
+    /// The worker lies down: it leaves its seat, and looks at the clock as soon as it is up again.
+    pub(super) fn rest(&mut self) {
         self.worked();
+        self.looks = LOOKS - 1;
+        if self.seat.take().is_some() {
+            wait::set_affinity(&self.cpus);
+        }
     }
 }
