@@ -8,15 +8,15 @@
 //! An entry: `start` 0 free; 1 claimed, its end being written; otherwise the mapping's first address, page-aligned, with the part
 //! of the region in its lowest bits.
 //!
-//! States of [`STAGE`]: 0 nobody has faulted; a thread id: that thread ends the process. The same thread faulting again means
+//! States of `STAGE`: 0 nobody has faulted; a thread id: that thread ends the process. The same thread faulting again means
 //! that the page of the region's state is gone as well: it skips that step. Other threads that fault meanwhile wait for the end.
 //!
-//! - **B1** The handler calls async-signal-safe functions only, and reads nothing but the statics below and what [`ENDING`] keeps.
-//! - **B2** [`ENDING`] is set before the handler is installed and never changes.
+//! - **B1** The handler calls async-signal-safe functions only, and reads nothing but the statics below and what `ENDING` keeps.
+//! - **B2** `ENDING` is set before the handler is installed and never changes.
 //! - **B3** A mapping enters its entry before anyone gets an address in it, and leaves it before it is unmapped. So the entry of the
 //!   mapping that a thread faults in stands still; a torn look at any other entry is told by its `start` changing.
 //!
-//! Not covered: mappings beyond the table's [`MOST`] entries, and system calls on a page that is gone, which answer `EFAULT`.
+//! Not covered: mappings beyond the table's `MOST` entries, and system calls on a page that is gone, which answer `EFAULT`.
 //! The signal mask that an earlier handler asked for is not applied when it is called from here.
 //!
 //! Progress: entering and leaving never wait; they are done by anyone, at any time, also in the child of a fork.
