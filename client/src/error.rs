@@ -13,7 +13,7 @@ use crate::exit::ExitCode;
 #[non_exhaustive]
 pub enum Error {
     /// No server serves the region.
-    #[error("no server: {0}; start one with `server`, or wait with --wait-for-server")]
+    #[error("no server: {0}")]
     NoServer(String),
     /// Every client slot is taken.
     #[error("attaching failed: all {0} client slots are taken; detach a client or start the server with more --clients")]

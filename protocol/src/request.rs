@@ -15,6 +15,8 @@
 //! BUCKET       u32 skip, key
 //! DELETE_STEP  u64 cursor, u32 most buckets, u32 zero, prefix
 //! ```
+//!
+//! Kind 12 is reserved for the mini-transaction (versions to compare, read set, write set), kind 255 is the lanes' own (`RESIZE`).
 
 use crate::{MAX_KEY, MAX_VALUE, Malformed, malformed, take};
 

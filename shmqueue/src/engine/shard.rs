@@ -175,7 +175,12 @@ impl<'a> Pass<'a> {
             self.shard.activity.store(u64::from(tick) << 32 | u64::from(self.core.active), Ordering::Relaxed);
             (self.core.tick, self.core.active) = (tick, 0);
         }
-        let busy = !self.core.queue.is_empty();
+        let waiting = self.core.queue.len() as u32;
+        let backlog = &self.region.shard_status(self.index).backlog;
+        if backlog.load(Ordering::Relaxed) != waiting {
+            backlog.store(waiting, Ordering::Relaxed);
+        }
+        let busy = waiting > 0;
         if self.shard.attention.load(Ordering::Relaxed) != busy {
             self.shard.attention.store(busy, Ordering::Relaxed);
         }
