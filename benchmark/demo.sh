@@ -27,7 +27,7 @@ show bucket greeting
 show incr visits 3
 show delete greeting
 show stats
-echo "# 3,000 operations one process at a time, every reply checked:"
+echo "# One short process: attach, 3,000 operations, every reply checked:"
 show 100 10
 echo "# 3,000,000 operations, every reply checked:"
 show 1000 1000
