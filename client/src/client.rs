@@ -106,7 +106,9 @@ impl Client {
         if !(region.is_current() && region.server_alive()) {
             if region.is_current() {
                 let path = region.path().display().to_string();
-                return Err(Error::NoServer(format!("region {path} is left behind by a dead server; start a server of that name")));
+                return Err(Error::NoServer(format!(
+                    "region {path} is left behind by a dead server; start a server of that name"
+                )));
             }
             *self = Self::attach(&self.options)?;
         }
@@ -169,7 +171,10 @@ pub(crate) fn join(name: &RegionName, options: &Options) -> Result<ClientRegion,
     loop {
         let error = match ClientRegion::join(name).map_err(Error::from) {
             Ok(region) if region.server_alive() => return Ok(region),
-            Ok(_) => Error::NoServer(format!("region {} is left behind by a dead server; start a server of that name", name.rings_path().display())),
+            Ok(_) => Error::NoServer(format!(
+                "region {} is left behind by a dead server; start a server of that name",
+                name.rings_path().display()
+            )),
             Err(error) => error,
         };
         if !matches!(error, Error::NoServer(_)) || start.elapsed() >= options.wait_for_server {

@@ -97,6 +97,19 @@ fn a_full_table_is_5_and_stays_usable() {
 }
 
 #[test]
+fn what_is_deleted_from_a_full_table_makes_room_for_other_clients() {
+    let server = Daemon::start(&["-s", "64", "-n", "4", "--memory", "4MiB"]);
+    let value = "v".repeat(4000);
+    let items: String = (0..3000).map(|index| format!("key-{index:04}\t{value}\n")).collect();
+    server.fed(&["load", "-"], items.as_bytes()).error(5);
+    // Each command is a client of its own, on the next shard: another worker frees than the one that takes.
+    for key in (0..40).map(|index| format!("key-{index:04}")) {
+        assert_eq!(server.client(&["delete", &key]).text(), "deleted\n");
+        assert_eq!(server.fed(&["insert", &key, "-"], value.as_bytes()).text(), "inserted\n", "{key}");
+    }
+}
+
+#[test]
 fn refused_input_is_6() {
     let server = Daemon::start(&["--max-value", "1KiB"]);
     let (long_key, longest_key) = ("k".repeat(1025), "k".repeat(1024));

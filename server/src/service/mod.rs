@@ -249,6 +249,11 @@ impl Handler for Service<'_> {
         std::mem::take(&mut self.tallies)
     }
 
+    fn rest(&mut self) {
+        // Freed memory in this worker's cache is no use to the worker that wakes next.
+        self.writer.trim();
+    }
+
     fn forget(&mut self, client: u32) {
         self.drop_stream(client);
     }

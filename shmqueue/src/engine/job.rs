@@ -70,6 +70,9 @@ pub trait Handler {
     /// What was counted since the last call, published per shard after each pass.
     fn take_tallies(&mut self) -> [u64; 4];
 
+    /// The worker is about to sleep: what it keeps for itself and others could use is to be given back.
+    fn rest(&mut self);
+
     /// A client is gone: whatever was kept for it is to be let go.
     fn forget(&mut self, client: u32);
 }

@@ -150,6 +150,7 @@ impl Engine {
                 continue;
             }
             pace.rest();
+            handler.rest();
             self.park(worker, &mut batch, handler, tick);
         }
         self.awake().lie_down();
