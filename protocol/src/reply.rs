@@ -51,6 +51,12 @@ pub enum Status {
     StreamLost = 22,
     /// Not even one item fits the room that the request reserved.
     RoomTooSmall = 23,
+    /// `a` version, `b` milliseconds that the item has left, `u64::MAX` if it does not expire.
+    Expiry = 24,
+    /// The expiry was set or removed; `a` version.
+    ExpirySet = 25,
+    /// Everything was removed; `a` how many items there were.
+    Cleared = 26,
 }
 
 impl Status {
@@ -58,7 +64,7 @@ impl Status {
     #[inline]
     pub fn from_raw(raw: u8) -> Option<Self> {
         use Status::*;
-        const ALL: [Status; 23] = [
+        const ALL: [Status; 26] = [
             Pong,
             Inserted,
             Replaced,
@@ -82,6 +88,9 @@ impl Status {
             Stepped,
             StreamLost,
             RoomTooSmall,
+            Expiry,
+            ExpirySet,
+            Cleared,
         ];
         ALL.get(usize::from(raw).wrapping_sub(1)).copied()
     }

@@ -21,13 +21,13 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
-use protocol::{Reply, Status};
+use protocol::Reply;
 use rustix::mm::{Advice, MlockAllFlags};
 use rustix::time::ClockId;
 use shmqueue::engine::{Engine, EngineConfig};
 use shmqueue::layout::{MAX_SHARDS, RegionState};
 use shmqueue::region::ServerRegion;
-use table::{Effect, EffectKind};
+use table::Effect;
 
 use crate::cgroup::Cgroup;
 use crate::cpus::{Cpus, format_list};
@@ -185,22 +185,24 @@ impl Daemon<'_> {
     /// Ticks until a signal asks to stop.
     fn tick_until_signal(&self, committing: &thread::Thread) -> Result<(), ServerError> {
         let mut served = self.requests();
-        let (mut named, mut looked) = (true, Instant::now());
+        let (mut named, mut looked, mut was_awake) = (true, Instant::now(), false);
         loop {
             self.engine.tick();
             let requests = self.requests();
             let busy = requests != served;
-            if busy {
+            let awake = self.joined.region.status().awake.workers.load(Ordering::Relaxed) > 0;
+            // Once more after the last worker lay down: what is published then is how things stay.
+            if busy || awake || was_awake {
                 served = requests;
                 service::publish_counters(self.joined.region.status(), &self.joined.table);
                 committing.unpark();
             }
+            was_awake = awake;
             if looked.elapsed() >= PACE_FILES {
                 looked = Instant::now();
                 self.joined.file.check_len()?;
                 named = self.check_rings(named)?;
             }
-            let awake = self.joined.region.status().awake.workers.load(Ordering::Relaxed) > 0;
             let pace = if busy || awake { PACE_BUSY } else { PACE_IDLE };
             if let Some(signal) = self.signals.wait(pace)? {
                 tracing::info!("stopping: received {signal}");
@@ -299,14 +301,8 @@ fn recover(engine: &Engine, joined: &Joined) {
 
 /// The reply that the dead worker would have given.
 fn reply_of(effect: &Effect) -> Reply {
-    let status = match effect.kind {
-        EffectKind::Inserted => Status::Inserted,
-        EffectKind::Replaced => Status::Replaced,
-        EffectKind::Deleted => Status::Deleted,
-        EffectKind::Number => Status::Number,
-        EffectKind::Length => Status::Length,
-    };
-    Reply { b: effect.value, ..Reply::versioned(status, effect.version) }
+    // An effect has no outcome that a limit is told with.
+    service::reply_of(&table::Outcome::of(effect), 0)
 }
 
 /// Touches the rings' fixed part, so that the first requests do not. Lanes are backed as clients attach.

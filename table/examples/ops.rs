@@ -4,7 +4,7 @@
 mod memory;
 
 use std::time::{Duration, Instant};
-use table::{Condition, Outcome, Ticket};
+use table::{Condition, Expiry, Outcome, Ticket};
 
 fn main() {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<u64>().expect("a number"));
@@ -28,9 +28,10 @@ fn main() {
         let start = Instant::now();
         for (n, name) in names.iter().enumerate() {
             let hash = writer.hash(name);
-            let added = writer.insert(name, &(n as u64).to_le_bytes(), hash, Condition::None, &ticket(n), |outcome| {
-                matches!(outcome, Outcome::Inserted { .. })
-            });
+            let added =
+                writer.insert(name, &(n as u64).to_le_bytes(), hash, Condition::None, Expiry::Never, &ticket(n), |outcome| {
+                    matches!(outcome, Outcome::Inserted { .. })
+                });
             assert!(added);
         }
         let inserted = Instant::now();
@@ -44,8 +45,9 @@ fn main() {
         let got = Instant::now();
         for (n, name) in names.iter().enumerate() {
             let hash = writer.hash(name);
-            let replaced = writer
-                .insert(name, &[7; 8], hash, Condition::None, &ticket(n), |outcome| matches!(outcome, Outcome::Replaced { .. }));
+            let replaced = writer.insert(name, &[7; 8], hash, Condition::None, Expiry::Never, &ticket(n), |outcome| {
+                matches!(outcome, Outcome::Replaced { .. })
+            });
             assert!(replaced);
         }
         let updated = Instant::now();
@@ -67,7 +69,7 @@ fn main() {
     for (n, name) in names.iter().enumerate() {
         let hash = writer.hash(name);
         let ticket = Ticket { position: n as u64, ..Ticket::default() };
-        writer.insert(name, &(n as u64).to_le_bytes(), hash, Condition::None, &ticket, |_| ());
+        writer.insert(name, &(n as u64).to_le_bytes(), hash, Condition::None, Expiry::Never, &ticket, |_| ());
     }
     drop(writer);
     let stats = table.stats();

@@ -2,7 +2,7 @@
 
 use crate::layout::{Header, LINE, WorkerRecord};
 use crate::section::Section;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::Ordering::{Acquire, Relaxed};
 use crate::words::BucketCount;
 use std::mem::{offset_of, size_of};
 
@@ -22,11 +22,18 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    /// The bucket count word, clamped to the reserved range.
+    /// The bucket count word.
     #[inline]
     pub(crate) fn bucket_count(&self) -> BucketCount {
-        // ORDER(bucket_count): Relaxed: it only changes by growth, which the next layout step orders by the bucket locks.
-        BucketCount(self.section.word(offset_of!(Header, bucket_count) as u64).load(Relaxed))
+        // ORDER(bucket_count): Acquire pairs with the Release in `split`: who counts a bucket sees its line locked or filled.
+        BucketCount(self.section.word(offset_of!(Header, bucket_count) as u64).load(Acquire))
+    }
+
+    /// Items of a lower version are gone.
+    #[inline]
+    pub(crate) fn version_floor(&self) -> u64 {
+        // ORDER(version_floor): Relaxed: a lone bound; what a clear needs beyond it is ordered by `next_version`, see `clear`.
+        self.section.word(offset_of!(Header, version_floor) as u64).load(Relaxed)
     }
 
     /// Offset of a bucket's line.

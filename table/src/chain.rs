@@ -89,6 +89,14 @@ pub(crate) struct Probe {
     pub(crate) last: u64,
     /// Overflow lines.
     pub(crate) lines: u32,
+    /// What was found counts as absent: set by whoever judges it.
+    pub(crate) dead: bool,
+}
+
+/// Whether a slot's word names an item.
+#[inline]
+pub(crate) fn is_item(word: u64) -> bool {
+    word != 0 && !is_link(word)
 }
 
 /// Offset of a line's slot.
@@ -156,7 +164,7 @@ pub(crate) fn find<K: KeyBytes>(arena: &Arena, end: u64, bucket: u64, tag: u64, 
 #[inline]
 pub(crate) fn probe<K: KeyBytes>(arena: &Arena, bucket: u64, tag: u64, key: K) -> Probe {
     let end = arena.heap_end;
-    let mut probe = Probe { found: None, free: 0, last: bucket, lines: 0 };
+    let mut probe = Probe { found: None, free: 0, last: bucket, lines: 0, dead: false };
     let mut parent = 0;
     loop {
         let line = probe.last;

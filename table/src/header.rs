@@ -3,6 +3,7 @@
 //! H1: nothing of a header is used before `read` has checked it; afterwards only the private copies are.
 
 use crate::classes::UNIT;
+use crate::clock::new_epoch;
 use crate::geometry::Geometry;
 use crate::hashing::HASH_VERSION;
 use crate::layout::{
@@ -110,6 +111,7 @@ pub(crate) fn write(section: &Section, geometry: &Geometry, seed: u64, uuid: [u8
     store(offset_of!(Header, max_value), u64::from(geometry.max_value));
     store(offset_of!(Header, bucket_count), BucketCount::new(geometry.level, 0).0);
     store(offset_of!(Header, memory_limit), geometry.memory_limit);
+    store(offset_of!(Header, epoch), new_epoch());
     store(offset_of!(Header, next_version), 1);
     let committed = geometry.initial_commit();
     for (place, &(offset, len)) in geometry.parts.iter().enumerate() {
@@ -179,7 +181,6 @@ pub(crate) fn read(section: &Section, len: u64) -> Result<Identity, JoinError> {
     let most = committed[Part::Buckets as usize] / LINE;
     let fits = count.level() < 36 && count.split() < 1 << count.level() && count.buckets() <= most;
     check("bucket count", count.0, most, fits)?;
-    check("split pointer", count.split(), 0, count.split() == 0)?;
     let (low, high) = (word(section, offset_of!(Header, uuid)), word(section, offset_of!(Header, uuid) + 8));
     let geometry = Geometry {
         parts,

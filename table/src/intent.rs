@@ -4,8 +4,8 @@
 //! clear ──write──▶ pending ──slot store──▶ applied ──reply published──▶ ──clear──▶ clear      all under the bucket's lock
 //! ```
 //!
-//! N1: the record is pending only while the worker holds the lock of the slot's bucket; so the slot's word is the
-//! record's old word (not applied) or its new one (applied), and nobody else's.
+//! N1: the record is pending only while the worker holds the lock of the slot's bucket (or, for the version floor, of all
+//! clears); so the slot's word is the record's old word (not applied) or its new one (applied), and nobody else's.
 //! N2: the successor sees stores in program order (a killed thread has finished what it had executed), so the order
 //! between record, slot, reply and clearing is the compiler's only, kept by Release stores.
 //! CRASH: pending with the old word: the request was not served. Pending with the new word: it was, and its reply
@@ -36,7 +36,7 @@ pub struct Effect {
     pub kind: EffectKind,
     /// Version of the item: the new one, or the deleted one.
     pub version: u64,
-    /// Number (as the bits of an i64) or length; else 0.
+    /// Number (as the bits of an i64), length or count; else 0.
     pub value: u64,
 }
 
@@ -54,6 +54,10 @@ pub enum EffectKind {
     Number = 4,
     /// Bytes were appended.
     Length = 5,
+    /// An item's expiry was set or removed; the slot of the record is the item's word 1.
+    Expires = 6,
+    /// The version floor was raised; the slot of the record is the floor, the value how many items were there.
+    Cleared = 7,
 }
 
 impl EffectKind {
@@ -64,6 +68,8 @@ impl EffectKind {
             3 => EffectKind::Deleted,
             4 => EffectKind::Number,
             5 => EffectKind::Length,
+            6 => EffectKind::Expires,
+            7 => EffectKind::Cleared,
             _ => return None,
         })
     }

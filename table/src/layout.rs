@@ -5,7 +5,7 @@
 //! 0         header: identity, section directory, hot words          (all written by format, hot words later)
 //! 4096      worker records, 128 bytes each: intent | counters        (each by its one worker)
 //!           redo lists, 4096 bytes each                              (multi-key operations; committed when used)
-//!           group deadlines, 8 bytes per 64 buckets                  (workers, by compare-and-swap)
+//!           group deadlines, 8 bytes per 64 buckets                  (workers, by atomic maximum, see `sweep`)
 //!           class map, 8 bytes per unit of the heap                  (workers, under the heap's lock)
 //!           buckets, 64 bytes each, range reserved for growth        (workers, under the bucket's version)
 //!           heap, units of 16 KiB, range reserved for the limit      (workers: what they allocated)
@@ -19,7 +19,7 @@ use std::mem::{align_of, offset_of, size_of};
 /// "shmtable" in little-endian bytes.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"shmtable");
 /// Major version of the layout: another one cannot be joined.
-pub const LAYOUT_MAJOR: u32 = 1;
+pub const LAYOUT_MAJOR: u32 = 2;
 /// Minor version: a higher one may be joined unless an incompatible feature bit says otherwise.
 pub const LAYOUT_MINOR: u32 = 0;
 /// What the words assume: little endian, 8-byte words, 64-byte lines, 16 KiB units.
@@ -84,7 +84,7 @@ pub(crate) struct Header {
     pub(crate) max_value: u64,
     /// State of the region, see [`crate::RegionState`].
     pub(crate) state: u64,
-    /// Milliseconds of the boot clock that the region calls 0; kept for the server, unused by the table.
+    /// Milliseconds of the boot clock that the region calls 0, see [`crate::clock`].
     pub(crate) epoch: u64,
     pub(crate) reserved: [u64; 3],
     pub(crate) parts: [PartEntry; 16],
@@ -93,7 +93,9 @@ pub(crate) struct Header {
     /// Items of a lower version are gone: raised by a lazy clear.
     pub(crate) version_floor: u64,
     pub(crate) memory_limit: u64,
-    pub(crate) pad_count: [u64; 5],
+    /// Items that clears found linked and that may still be, less what the workers' `cleared` counters say of them.
+    pub(crate) cleared: u64,
+    pub(crate) pad_count: [u64; 4],
     /// Next version not yet handed to a worker; written once per block of versions.
     pub(crate) next_version: u64,
     pub(crate) pad_version: [u64; 7],
@@ -127,7 +129,9 @@ pub(crate) struct Counters {
     pub(crate) chain_full: u64,
     pub(crate) expired: u64,
     pub(crate) evicted: u64,
-    pub(crate) reserved: [u64; 2],
+    /// Items below the version floor that were unlinked.
+    pub(crate) cleared: u64,
+    pub(crate) reserved: u64,
 }
 
 /// A worker's two lines.

@@ -15,12 +15,23 @@ extern crate self as table;
 
 mod arena;
 #[cfg(not(loom))]
+mod bucket_memory;
+#[cfg(not(loom))]
 mod cache;
 mod chain;
 #[cfg(not(loom))]
 mod check;
 mod classes;
+#[cfg(not(loom))]
+mod clear;
+mod clock;
+#[cfg(not(loom))]
+mod expiry;
 mod geometry;
+#[cfg(not(loom))]
+mod grow_step;
+#[cfg(not(loom))]
+mod growth;
 mod hashing;
 #[cfg(not(loom))]
 mod header;
@@ -56,8 +67,11 @@ mod spans;
 mod spans_check;
 #[cfg(not(loom))]
 mod spans_rebuild;
+mod split;
 #[cfg(not(loom))]
 mod store;
+#[cfg(not(loom))]
+mod sweep;
 mod sync;
 #[cfg(all(test, not(loom)))]
 mod torn;
@@ -67,6 +81,7 @@ mod words;
 #[cfg(not(loom))]
 mod writer;
 
+pub use clock::{Expiry, RegionClock};
 pub use geometry::{Geometry, PlanError};
 pub use hashing::{HASH_VERSION, Hasher, hash};
 pub use intent::{Effect, EffectKind, PendingIntent, Ticket};
@@ -90,5 +105,7 @@ pub use scan::ItemView;
 pub use server_half::{RegionState, Table, TableError, TableStats};
 #[cfg(not(loom))]
 pub use store::{Commit, CommitError};
+#[cfg(not(loom))]
+pub use sweep::Ahead;
 #[cfg(not(loom))]
 pub use writer::Writer;

@@ -12,7 +12,7 @@ impl Writer<'_> {
     pub fn value_locked(&mut self, key: &[u8], hash: u64, out: &mut Vec<u8>) -> Option<ItemRef> {
         let held = self.lock(hash);
         let found = chain::find(&self.arena, self.arena.heap_end, held.bucket, tag_of(hash), key);
-        let item = found.filter(|found| !self.expired(&found.header)).map(|found| item_ref(found.item, &found.header));
+        let item = self.living(found).map(|found| item_ref(found.item, &found.header));
         let item = item.filter(|item| self.value_into(item, out).is_ok());
         self.unlock_unchanged(held);
         item

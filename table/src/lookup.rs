@@ -9,7 +9,7 @@ use crate::outcome::ItemRef;
 use crate::prefetch;
 use crate::seqlock;
 use crate::sync::Ordering::Relaxed;
-use crate::words::{ItemHeader, matches, offset_of_slot, tag_of};
+use crate::words::{matches, offset_of_slot, tag_of};
 use crate::writer::{Writer, item_ref};
 
 /// Optimistic reads of a bucket before the reader takes its lock.
@@ -76,12 +76,7 @@ impl Writer<'_> {
 
     #[inline]
     fn refer(&self, found: Option<Found>) -> Option<ItemRef> {
-        found.filter(|found| !self.expired(&found.header)).map(|found| item_ref(found.item, &found.header))
-    }
-
-    #[inline]
-    pub(crate) fn expired(&self, header: &ItemHeader) -> bool {
-        header.expiry != 0 && header.expiry <= self.now_ms
+        self.living(found).map(|found| item_ref(found.item, &found.header))
     }
 
     /// Copies `len` bytes of an item's value from `from` on; what was copied counts only if the answer is `Ok`.

@@ -68,6 +68,16 @@ pub enum Outcome {
         /// Version of the new item.
         version: u64,
     },
+    /// The key's expiry was set or removed.
+    Expires {
+        /// Version of the item, which stays.
+        version: u64,
+    },
+    /// The table was cleared.
+    Cleared {
+        /// Items that were there.
+        count: u64,
+    },
     /// The key's value is not the decimal text of an i64.
     NotANumber,
     /// The sum does not fit an i64.
@@ -90,6 +100,8 @@ impl Outcome {
             EffectKind::Deleted => Outcome::Deleted { version },
             EffectKind::Number => Outcome::Number { value: effect.value as i64, version },
             EffectKind::Length => Outcome::Length { len: effect.value as u32, version },
+            EffectKind::Expires => Outcome::Expires { version },
+            EffectKind::Cleared => Outcome::Cleared { count: effect.value },
         }
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! header checked ─▶ intents read ─▶ each bucket: odd version ─▶ next even, chain and slots checked, blocks marked
-//!                ─▶ spans settled ─▶ counters set ─▶ joined
+//!                ─▶ spans settled ─▶ counters and deadlines set ─▶ joined
 //! ```
+//!
+//! Slots that a split had copied but not yet zeroed, and items below the version floor, are dropped without a word: the first
+//! stand in their new bucket, the second were cleared.
 //!
 //! V1: every step only repeats what a second run would do: a join killed anywhere is followed by another. V2: intents
 //! stay in their records until the first writer is taken, so that a second join reports them again. V3: nothing read
@@ -12,10 +15,11 @@
 use crate::arena::Arena;
 use crate::chain;
 use crate::classes::{LINE_CLASS, UNIT};
+use crate::expiry::{NO_DEADLINE, deadline_word, group_word};
 use crate::hashing::Hasher;
 use crate::header::{self, JoinError};
 use crate::intent::{self, PendingIntent};
-use crate::layout::{CHAIN_CAP, Counters, Header, LINE, MAX_WORKERS, Part, SLOTS, WorkerRecord};
+use crate::layout::{CHAIN_CAP, Counters, GROUP, Header, LINE, MAX_WORKERS, Part, SLOTS, WorkerRecord};
 use crate::prefetch;
 use crate::section::Section;
 use crate::server_half::{Table, reserve_units};
@@ -67,19 +71,22 @@ impl Table {
             recovery: Recovery { intents: pending_intents(&arena), ..Recovery::default() },
             lines: 0,
             highest_version: 0,
+            floor: arena.version_floor(),
+            least: NO_DEADLINE,
+            next_due: NO_DEADLINE,
             arena,
             spans,
         };
         rebuild.buckets();
         rebuild.spans.settle();
         rebuild.counters();
-        let Rebuild { arena, spans, recovery, .. } = rebuild;
+        let Rebuild { arena, spans, recovery, next_due, .. } = rebuild;
         let used = arena.workers
             + [Part::Workers, Part::Deadlines, Part::ClassMap, Part::Buckets, Part::Heap]
                 .map(|part| identity.committed[part as usize])
                 .iter()
                 .sum::<u64>();
-        let table = Table::new(arena, geometry, identity.seed, identity.uuid, spans, commit, used);
+        let table = Table::new(arena, geometry, identity.seed, identity.uuid, spans, commit, used, next_due);
         *table.intents_stand.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = true;
         Ok((table, recovery))
     }
@@ -89,7 +96,8 @@ impl Table {
 fn pending_intents(arena: &Arena) -> Vec<PendingIntent> {
     let slot_ok = |slot: u64| {
         let in_buckets = slot >= arena.buckets && slot < arena.buckets + arena.max_buckets * LINE;
-        slot.is_multiple_of(8) && (in_buckets || (slot >= arena.heap_start && slot < arena.heap_end))
+        let floor = slot == offset_of!(Header, version_floor) as u64;
+        slot.is_multiple_of(8) && (floor || in_buckets || (slot >= arena.heap_start && slot < arena.heap_end))
     };
     (0..MAX_WORKERS)
         .filter_map(|worker| intent::read(arena, worker))
@@ -114,6 +122,18 @@ struct Rebuild {
     recovery: Recovery,
     lines: u64,
     highest_version: u64,
+    floor: u64,
+    /// Earliest expiry of the group that is being looked at, and of all.
+    least: u64,
+    next_due: u64,
+}
+
+/// What a slot's word is.
+enum Slot {
+    Item(u64, ItemHeader),
+    /// Nothing that is missed: moved by a split, or cleared.
+    Leftover,
+    Damaged,
 }
 
 impl Rebuild {
@@ -122,6 +142,11 @@ impl Rebuild {
         for index in 0..buckets {
             self.fetch_ahead(index + AHEAD, buckets);
             self.bucket(index);
+            if (index + 1).is_multiple_of(GROUP) || index + 1 == buckets {
+                group_word(&self.arena, index / GROUP).store(deadline_word(self.least), Relaxed);
+                self.next_due = self.next_due.min(self.least);
+                self.least = NO_DEADLINE;
+            }
         }
     }
 
@@ -159,14 +184,27 @@ impl Rebuild {
                         line = next;
                         continue 'lines;
                     }
-                } else if let Some((item, header)) = self.item(index, word) {
-                    let one = Kept { tag: slot_tag(word), item, key_len: header.key_len };
-                    if !self.duplicate(&kept[..kept_len], one) && self.spans.mark(item, header.len()) {
-                        kept[kept_len] = one;
-                        kept_len += 1;
-                        self.highest_version = self.highest_version.max(header.version);
-                        continue;
+                } else {
+                    match self.item(index, word) {
+                        Slot::Item(item, header) => {
+                            let one = Kept { tag: slot_tag(word), item, key_len: header.key_len };
+                            let again = self.duplicate(&kept[..kept_len], one);
+                            if again != Some(item) {
+                                if again.is_none() && self.spans.mark(item, header.len()) {
+                                    kept[kept_len] = one;
+                                    kept_len += 1;
+                                    self.keep(&header);
+                                    continue;
+                                }
+                                self.recovery.dropped_slots += 1;
+                            }
+                        }
+                        Slot::Leftover => {}
+                        Slot::Damaged => self.recovery.dropped_slots += 1,
                     }
+                    self.arena.section.word(slot).store(0, Relaxed);
+                    repaired = true;
+                    continue;
                 }
                 self.arena.section.word(slot).store(0, Relaxed);
                 self.recovery.dropped_slots += 1;
@@ -192,11 +230,18 @@ impl Rebuild {
         (marked && class == LINE_CLASS && self.spans.mark(line, LINE)).then_some(line)
     }
 
-    /// The item of a slot, if it is one whose key belongs into this bucket.
-    fn item(&self, index: u64, word: u64) -> Option<(u64, ItemHeader)> {
-        let (item, header) = chain::item_of(&self.arena, self.end, word)?;
+    fn keep(&mut self, header: &ItemHeader) {
+        self.highest_version = self.highest_version.max(header.version);
+        if header.expiry != 0 {
+            self.least = self.least.min(header.expiry);
+        }
+    }
+
+    /// What the slot's word names: an item whose key belongs into this bucket, one that went elsewhere, or nothing sensible.
+    fn item(&self, index: u64, word: u64) -> Slot {
+        let Some((item, header)) = chain::item_of(&self.arena, self.end, word) else { return Slot::Damaged };
         if header.version == 0 || header.key_len == 0 {
-            return None;
+            return Slot::Damaged;
         }
         let mut key = [std::mem::MaybeUninit::<u8>::uninit(); MAX_KEY];
         let len = usize::from(header.key_len);
@@ -205,17 +250,26 @@ impl Rebuild {
             self.arena.section.read(item + ITEM_HEADER, key.as_mut_ptr().cast(), len);
             self.hasher.hash(std::slice::from_raw_parts(key.as_ptr().cast(), len))
         };
-        let belongs = tag_of(hash) == slot_tag(word) && self.arena.bucket_count().index(hash) == index;
-        belongs.then_some((item, header))
+        if tag_of(hash) != slot_tag(word) {
+            return Slot::Damaged;
+        }
+        let count = self.arena.bucket_count();
+        if count.index(hash) != index {
+            // A split copied it before the count went up: the newest bucket has it, if this is the one it was divided with.
+            let moved = count.parent_of_newest() == Some(index) && count.index(hash) == count.buckets() - 1;
+            return if moved { Slot::Leftover } else { Slot::Damaged };
+        }
+        if header.version < self.floor { Slot::Leftover } else { Slot::Item(item, header) }
     }
 
-    /// Whether a chain has an item of the same key already.
-    fn duplicate(&self, kept: &[Kept], one: Kept) -> bool {
+    /// The item of the same key that a chain has already.
+    fn duplicate(&self, kept: &[Kept], one: Kept) -> Option<u64> {
         use chain::KeyBytes;
-        kept.iter().any(|other| {
-            let key = chain::ItemKey { at: one.item + ITEM_HEADER, len: usize::from(one.key_len) };
+        let key = chain::ItemKey { at: one.item + ITEM_HEADER, len: usize::from(one.key_len) };
+        let same = |other: &&Kept| {
             other.tag == one.tag && other.key_len == one.key_len && key.equals(&self.arena, other.item + ITEM_HEADER)
-        })
+        };
+        kept.iter().find(same).map(|other| other.item)
     }
 
     /// The sums start anew from what was found; the version counter is kept above every version in use.
@@ -227,10 +281,13 @@ impl Rebuild {
             let (items, lines) = if first { (self.recovery.items, self.lines) } else { (0, 0) };
             section.word(at + offset_of!(Counters, items) as u64).store(items, Relaxed);
             section.word(at + offset_of!(Counters, overflow_lines) as u64).store(lines, Relaxed);
+            section.word(at + offset_of!(Counters, cleared) as u64).store(0, Relaxed);
         }
+        section.word(offset_of!(Header, cleared) as u64).store(0, Relaxed);
         let next = section.word(offset_of!(Header, next_version) as u64);
-        if next.load(Relaxed) <= self.highest_version {
-            next.store(self.highest_version + 1, Relaxed);
+        let least = self.floor.max(self.highest_version + 1);
+        if next.load(Relaxed) < least {
+            next.store(least, Relaxed);
         }
     }
 }

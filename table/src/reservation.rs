@@ -11,12 +11,13 @@
 
 use crate::cache::Block;
 use crate::classes::{LARGE, class_for, size_of_class};
+use crate::clock::Expiry;
 use crate::layout::Counters;
 use crate::outcome::Refused;
 use crate::seqlock;
 use crate::spans::unit_entry;
 use crate::sync::Ordering::Relaxed;
-use crate::words::{ITEM_HEADER, ItemHeader, MAX_EXPIRY, MAX_KEY};
+use crate::words::{ITEM_HEADER, ItemHeader, MAX_KEY};
 use crate::writer::Writer;
 use std::mem::offset_of;
 use std::ptr::NonNull;
@@ -31,6 +32,8 @@ pub struct Reservation {
     value: NonNull<u8>,
     /// Its block was held back for overwrites: what it replaces goes straight back.
     pub(crate) held_back: bool,
+    /// The expiry of what it replaces stays.
+    pub(crate) keep: bool,
 }
 
 // SAFETY: the pointer names memory that the reservation owns, valid as long as the table's mapping.
@@ -61,17 +64,16 @@ impl Reservation {
 }
 
 impl Writer<'_> {
-    /// Takes memory for an item and writes its key. `expiry` is in milliseconds since the region's epoch, 0 for never.
+    /// Takes memory for an item and writes its key.
     #[inline]
-    pub fn reserve(&mut self, key: &[u8], value_len: u32, type_and_flags: u8, expiry: u64) -> Result<Reservation, Refused> {
+    pub fn reserve(&mut self, key: &[u8], value_len: u32, type_and_flags: u8, expiry: Expiry) -> Result<Reservation, Refused> {
         if key.is_empty() || key.len() > MAX_KEY {
             return Err(Refused::KeyLength { found: key.len() });
         }
         if value_len > self.table.geometry.max_value {
             return Err(Refused::ValueLength { found: value_len, most: self.table.geometry.max_value });
         }
-        let header =
-            ItemHeader { version: 0, key_len: key.len() as u16, value_len, type_and_flags, expiry: expiry.min(MAX_EXPIRY) };
+        let header = ItemHeader { version: 0, key_len: key.len() as u16, value_len, type_and_flags, expiry: expiry.word(0) };
         let (class, len) = (class_for(header.len()), header.len());
         let (block, held_back) = match self.cache.take(&self.table.store, class, len) {
             Some(block) => (block, false),
@@ -85,7 +87,7 @@ impl Writer<'_> {
         };
         let value = self.start_item(&block, &header);
         self.arena.section.write(block.offset + ITEM_HEADER, key);
-        Ok(Reservation { block, header, value, held_back })
+        Ok(Reservation { block, header, value, held_back, keep: expiry == Expiry::Keep })
     }
 
     /// Begins an item in its memory; where its value goes.

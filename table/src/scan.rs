@@ -5,16 +5,15 @@
 //! throughout is met by this step or the next; items of equal hash bits may be met twice.
 
 use crate::chain;
-use crate::layout::{CHAIN_CAP, Counters, SLOTS};
+use crate::layout::Counters;
 use crate::outcome::ItemRef;
 use crate::seqlock;
-use crate::sync::Ordering::{Relaxed, Release};
+use crate::split::{self, MOST};
+use crate::sync::Ordering::Release;
 use crate::words::{ITEM_HEADER, slot_tag, tag_number};
 use crate::writer::{Writer, item_ref};
 use std::mem::offset_of;
 
-/// Items a bucket and its chain hold at most.
-const MOST: usize = ((CHAIN_CAP as u64 + 1) * (SLOTS - 1) + 1) as usize;
 const INDEX_BITS: u32 = 36;
 /// Optimistic copies of a bucket before its lock is taken.
 const TRIES: u32 = 32;
@@ -108,13 +107,14 @@ impl Writer<'_> {
     fn collect(&self, bucket: u64, from: u64, into: &mut Snapshot) {
         into.met.clear();
         into.keys.clear();
+        let floor = self.arena.version_floor();
         chain::for_each_slot(&self.arena, self.arena.heap_end, bucket, |_, word| {
             let tag = tag_number(slot_tag(word));
             if tag < from {
                 return;
             }
             let Some((item, header)) = chain::item_of(&self.arena, self.arena.heap_end, word) else { return };
-            if self.expired(&header) {
+            if self.is_dead(&header, floor) {
                 return;
             }
             let key_at = into.keys.len();
@@ -144,8 +144,8 @@ impl Writer<'_> {
     }
 
     fn delete_in_bucket(&mut self, index: u64, prefix: &[u8]) -> u64 {
-        let mut freed = [0u64; MOST + CHAIN_CAP as usize];
-        let (mut items, mut live) = (0, 0);
+        let mut freed = [0u64; MOST];
+        let (mut items, mut live, mut expired, floor) = (0, 0, 0, self.arena.version_floor());
         let held = self.lock_bucket(index);
         let arena = &self.arena;
         chain::for_each_slot(arena, arena.heap_end, held.bucket, |slot, word| {
@@ -156,39 +156,23 @@ impl Writer<'_> {
                 arena.section.word(slot).store(0, Release);
                 freed[items] = item;
                 items += 1;
-                live += u64::from(!self.expired(&header));
+                let dead = self.is_dead(&header, floor);
+                live += u64::from(!dead);
+                expired += u64::from(dead && header.version >= floor);
             }
         });
-        let mut lines = 0;
-        let mut line = held.bucket;
-        for _ in 0..CHAIN_CAP {
-            let parent = chain::slot_at(line, SLOTS - 1);
-            let word = arena.section.word(parent).load(Relaxed);
-            if !crate::words::is_link(word) {
-                break;
-            }
-            match chain::unlink_if_empty(arena, parent) {
-                Some(empty) => {
-                    freed[items + lines] = empty;
-                    lines += 1;
-                }
-                None => match chain::line_of(arena, arena.heap_end, word) {
-                    Some(next) => line = next,
-                    None => break,
-                },
-            }
+        if items == 0 {
+            self.unlock_unchanged(held);
+            return 0;
         }
-        if items + lines > 0 {
-            self.unlock(held)
-        } else {
-            self.unlock_unchanged(held)
-        }
-        for &offset in &freed[..items + lines] {
+        let spare = split::close_up(arena, held.bucket, |_| false);
+        self.count(offset_of!(Counters, expired), expired);
+        self.count(offset_of!(Counters, cleared), items as u64 - live - expired);
+        self.unlock(held);
+        self.count(offset_of!(Counters, overflow_lines), (spare.lines().len() as u64).wrapping_neg());
+        self.unlinked(items as u64);
+        for &offset in freed[..items].iter().chain(spare.lines()) {
             self.release(offset, false);
-        }
-        if items + lines > 0 {
-            self.count(offset_of!(Counters, items), (items as u64).wrapping_neg());
-            self.count(offset_of!(Counters, overflow_lines), (lines as u64).wrapping_neg());
         }
         live
     }

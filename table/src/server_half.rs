@@ -4,13 +4,17 @@
 //! time, and only it writes the worker's record. T3: whatever is not reachable from a bucket is free memory.
 
 use crate::arena::Arena;
+use crate::clock::RegionClock;
+use crate::expiry::NO_DEADLINE;
 use crate::geometry::Geometry;
+use crate::growth::Growth;
 use crate::hashing::Hasher;
 use crate::header;
 use crate::layout::{Counters, Header, LAYOUT_MAJOR, LAYOUT_MINOR, MAX_WORKERS, Part, WorkerRecord};
 use crate::section::Section;
 use crate::spans::Spans;
 use crate::store::{Commit, CommitError, Store};
+use crate::sweep::Sweeping;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicBool, Mutex};
 use crate::writer::Writer;
@@ -71,7 +75,7 @@ impl RegionState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TableStats {
-    /// Items linked.
+    /// Items linked, but for those that a clear removed and the sweep has yet to unlink.
     pub items: u64,
     /// Buckets.
     pub buckets: u64,
@@ -87,6 +91,8 @@ pub struct TableStats {
     pub chain_full_total: u64,
     /// Expired items removed.
     pub expired_total: u64,
+    /// Milliseconds since the earliest expiry whose item may still take memory; 0 if there is none. Known to the server only.
+    pub expiry_lag_ms: u64,
     /// Items evicted.
     pub evicted_total: u64,
     /// Layout version, major and minor.
@@ -101,6 +107,11 @@ pub struct Table {
     pub(crate) geometry: Geometry,
     uuid: [u8; 16],
     claimed: Box<[AtomicBool]>,
+    pub(crate) clock: RegionClock,
+    pub(crate) growth: Growth,
+    pub(crate) sweeping: Sweeping,
+    /// Held by whoever clears the table, and by the sweep that ends a round after a clear.
+    pub(crate) clearing: Mutex<()>,
     /// Intents found by `join` still stand in their records.
     pub(crate) intents_stand: Mutex<bool>,
 }
@@ -136,9 +147,10 @@ impl Table {
         let mut spans = Spans::new(arena.clone(), reserve_units(geometry));
         spans.grow(geometry.initial_heap() / crate::classes::UNIT, true);
         header::seal(&arena.section);
-        Ok(Table::new(arena, geometry.clone(), seed, uuid, spans, commit, geometry.initial_bytes()))
+        Ok(Table::new(arena, geometry.clone(), seed, uuid, spans, commit, geometry.initial_bytes(), NO_DEADLINE))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what format and join found out, each in its own way")]
     pub(crate) fn new(
         arena: Arena,
         geometry: Geometry,
@@ -147,14 +159,22 @@ impl Table {
         spans: Spans,
         commit: Box<dyn Commit>,
         used: u64,
+        next_due: u64,
     ) -> Table {
         let limit = geometry.memory_limit;
+        let clock = RegionClock::new(arena.section.word(offset_of!(Header, epoch) as u64).load(Relaxed));
+        let (items, buckets) = (live_items(&arena), arena.bucket_count().buckets());
+        let floor = arena.version_floor();
         Table {
             store: Store::new(arena.clone(), spans, commit, used, limit),
             arena,
             hasher: Hasher::new(seed),
             geometry,
             uuid,
+            clock,
+            growth: Growth::new(items, buckets),
+            sweeping: Sweeping::new(next_due, floor),
+            clearing: Mutex::new(()),
             claimed: (0..MAX_WORKERS).map(|_| AtomicBool::new(false)).collect(),
             intents_stand: Mutex::new(false),
         }
@@ -196,6 +216,11 @@ impl Table {
         self.hasher.hash(key)
     }
 
+    /// The region's clock.
+    pub fn clock(&self) -> RegionClock {
+        self.clock
+    }
+
     /// Id of the region.
     pub fn uuid(&self) -> [u8; 16] {
         self.uuid
@@ -221,6 +246,7 @@ impl Table {
         let mut stats = stats_of(&self.arena);
         stats.memory_used_bytes = self.store.used();
         stats.memory_limit_bytes = self.store.limit();
+        stats.expiry_lag_ms = self.sweeping.lag_ms(self.clock.now_ms());
         stats
     }
 
@@ -256,20 +282,30 @@ pub(crate) fn reserve_units(geometry: &Geometry) -> u64 {
     largest.min(geometry.memory_limit / 8 / crate::classes::UNIT)
 }
 
+/// One counter of all workers.
+pub(crate) fn sum_of(arena: &Arena, field: usize) -> u64 {
+    (0..MAX_WORKERS).fold(0u64, |sum, worker| {
+        let at = arena.record(worker) + (offset_of!(WorkerRecord, counters) + field) as u64;
+        sum.wrapping_add(arena.section.word(at).load(Relaxed))
+    })
+}
+
+/// Items linked, less those below the version floor that the sweep has yet to find.
+pub(crate) fn live_items(arena: &Arena) -> u64 {
+    let cleared = arena.section.word(offset_of!(Header, cleared) as u64).load(Relaxed);
+    let below = cleared.wrapping_sub(sum_of(arena, offset_of!(Counters, cleared)));
+    sum_of(arena, offset_of!(Counters, items)).wrapping_sub(below)
+}
+
 /// The counters that stand in the section.
 pub(crate) fn stats_of(arena: &Arena) -> TableStats {
-    let sum = |field: usize| {
-        (0..MAX_WORKERS).fold(0u64, |sum, worker| {
-            let at = arena.record(worker) + (offset_of!(WorkerRecord, counters) + field) as u64;
-            sum.wrapping_add(arena.section.word(at).load(Relaxed))
-        })
-    };
+    let sum = |field: usize| sum_of(arena, field);
     let committed: u64 = [Part::Deadlines, Part::ClassMap, Part::Buckets, Part::Heap]
         .map(|part| arena.section.word(crate::layout::committed_word(part)).load(Relaxed))
         .iter()
         .sum();
     TableStats {
-        items: sum(offset_of!(Counters, items)),
+        items: live_items(arena),
         buckets: arena.bucket_count().buckets(),
         overflow_lines: sum(offset_of!(Counters, overflow_lines)),
         memory_used_bytes: committed + arena.workers + crate::layout::WORKERS_LEN,
@@ -278,6 +314,7 @@ pub(crate) fn stats_of(arena: &Arena) -> TableStats {
         chain_full_total: sum(offset_of!(Counters, chain_full)),
         expired_total: sum(offset_of!(Counters, expired)),
         evicted_total: sum(offset_of!(Counters, evicted)),
+        expiry_lag_ms: 0,
         layout_version: (LAYOUT_MAJOR, LAYOUT_MINOR),
     }
 }

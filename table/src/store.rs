@@ -11,6 +11,7 @@ use crate::spans::Spans;
 use crate::sync::Ordering::{Relaxed, Release};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard};
 use std::mem::offset_of;
+use std::sync::TryLockError;
 use thiserror::Error;
 
 /// Backs ranges of the section with memory; the server does it with `fallocate`.
@@ -144,11 +145,33 @@ impl Store {
     pub(crate) fn commit_ahead(&self) -> bool {
         let ahead = (self.limit() / 16).min(16 << 20) / UNIT;
         let _growing = self.growing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if self.buckets_ahead() {
+            return true;
+        }
         let (units, free) = {
             let spans = self.spans();
             (spans.pool.units(), spans.pool.free_units())
         };
         free < ahead && self.commit_step(units, true)
+    }
+
+    /// The right to commit, unless somebody else has it.
+    pub(crate) fn try_growing(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.growing.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Backs a range and counts it as used. The caller holds `growing`.
+    pub(crate) fn back(&self, offset: u64, len: u64) -> bool {
+        let done = self.commit.commit(offset, len).is_ok();
+        self.refused.store(!done, Relaxed);
+        if done {
+            self.used.fetch_add(len, Relaxed);
+        }
+        done
     }
 
     /// Commits the next step of the heap and of the class map. The caller holds `growing`.
@@ -176,7 +199,7 @@ impl Store {
         let entry = |part: Part| self.arena.section.word(committed_word(part));
         entry(Part::ClassMap).store(map_end + map_need, Release);
         entry(Part::Heap).store((units + step) * UNIT, Release);
-        self.used.store(used + map_need + step * UNIT, Relaxed);
+        self.used.fetch_add(map_need + step * UNIT, Relaxed);
         self.spans().grow(step, true);
         true
     }

@@ -4,12 +4,13 @@
 use crate::cache::Block;
 use crate::chain::{self, Found};
 use crate::classes::class_for;
+use crate::clock::Expiry;
 use crate::intent::{Effect, EffectKind, Ticket};
 use crate::layout::Counters;
 use crate::outcome::Outcome;
 use crate::spans::unit_entry;
 use crate::words::{ITEM_HEADER, ItemHeader, MAX_KEY, slot_word, tag_of};
-use crate::writer::{Held, Writer};
+use crate::writer::{Fresh, Held, Writer};
 use std::io::Write;
 use std::mem::offset_of;
 
@@ -17,14 +18,23 @@ use std::mem::offset_of;
 const DIGITS: usize = 20;
 
 impl Writer<'_> {
-    /// Adds to the number that is the key's value, as decimal text of an i64; a missing key counts as 0. Expiry and type stay.
-    pub fn incr<R>(&mut self, key: &[u8], hash: u64, by: i64, ticket: &Ticket, publish: impl FnOnce(&Outcome) -> R) -> R {
+    /// Adds to the number that is the key's value, as decimal text of an i64; a missing key counts as 0 and is created with
+    /// `expiry`, while a present one keeps its own. The type stays.
+    pub fn incr<R>(
+        &mut self,
+        key: &[u8],
+        hash: u64,
+        by: i64,
+        expiry: Expiry,
+        ticket: &Ticket,
+        publish: impl FnOnce(&Outcome) -> R,
+    ) -> R {
         if key.is_empty() || key.len() > MAX_KEY {
             return publish(&Outcome::TooLong);
         }
         let held = self.lock(hash);
-        let probe = chain::probe(&self.arena, held.bucket, tag_of(hash), key);
-        let live = probe.found.filter(|found| !self.expired(&found.header));
+        let Some(Fresh { version, floor }) = self.take_version() else { return self.refuse(held, Outcome::Full, publish) };
+        let (probe, live) = self.probe_living(held, hash, key, floor);
         let sum = match &live {
             None => Ok(by),
             Some(found) => match self.number(found) {
@@ -41,7 +51,7 @@ impl Writer<'_> {
         write!(rest, "{value}").expect("twenty bytes hold any i64");
         let unused = rest.len();
         let len = DIGITS - unused;
-        let written = self.new_item(key, live.as_ref(), len as u32);
+        let written = self.new_item(version, key, live.as_ref(), len as u32, expiry);
         let (block, header, held_back) = match written {
             Ok(written) => written,
             Err(refusal) => return self.refuse(held, refusal, publish),
@@ -57,14 +67,14 @@ impl Writer<'_> {
             return publish(&Outcome::TooLong);
         }
         let held = self.lock(hash);
-        let probe = chain::probe(&self.arena, held.bucket, tag_of(hash), key);
-        let live = probe.found.filter(|found| !self.expired(&found.header));
+        let Some(Fresh { version, floor }) = self.take_version() else { return self.refuse(held, Outcome::Full, publish) };
+        let (probe, live) = self.probe_living(held, hash, key, floor);
         let old_len = live.map_or(0, |found| u64::from(found.header.value_len));
         let new_len = old_len + bytes.len() as u64;
         if new_len > u64::from(self.table.geometry.max_value) {
             return self.refuse(held, Outcome::TooLong, publish);
         }
-        let (block, header, held_back) = match self.new_item(key, live.as_ref(), new_len as u32) {
+        let (block, header, held_back) = match self.new_item(version, key, live.as_ref(), new_len as u32, Expiry::Never) {
             Ok(written) => written,
             Err(refusal) => return self.refuse(held, refusal, publish),
         };
@@ -77,20 +87,26 @@ impl Writer<'_> {
         self.finish(held, &probe, (block, header, held_back), hash, ticket, effect, publish)
     }
 
-    fn refuse<R>(&mut self, held: Held, refusal: Outcome, publish: impl FnOnce(&Outcome) -> R) -> R {
+    pub(crate) fn refuse<R>(&mut self, held: Held, refusal: Outcome, publish: impl FnOnce(&Outcome) -> R) -> R {
         self.unlock_unchanged(held);
         publish(&refusal)
     }
 
     /// Memory for the successor of `live` with header and key written; the value is the caller's.
-    fn new_item(&mut self, key: &[u8], live: Option<&Found>, value_len: u32) -> Result<(Block, ItemHeader, bool), Outcome> {
-        let version = self.take_version().ok_or(Outcome::Full)?;
+    fn new_item(
+        &mut self,
+        version: u64,
+        key: &[u8],
+        live: Option<&Found>,
+        value_len: u32,
+        expiry: Expiry,
+    ) -> Result<(Block, ItemHeader, bool), Outcome> {
         let header = ItemHeader {
             version,
             key_len: key.len() as u16,
             value_len,
             type_and_flags: live.map_or(0, |found| found.header.type_and_flags),
-            expiry: live.map_or(0, |found| found.header.expiry),
+            expiry: live.map_or(expiry.word(0), |found| found.header.expiry),
         };
         let len = header.len();
         let mut held_back = false;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! slot    63        62 ........ 36  35 .......... 0
-//!         chain     27 hash bits    offset / 8            0: empty
+//!         chain     hash bits 34-8  offset / 8            0: empty
 //! item 0  63 ............ 16  15 ...... 5  4 .... 0
 //!         version (48)        key length   type           version 0: freed or not yet linked
 //! item 1  63 ........ 24  23 ........ 3  2 ..... 0
@@ -11,8 +11,8 @@
 //!         split           level                           buckets = 2^level + split
 //! ```
 //!
-//! W1: both item words are written before the item is linked, word 0 is never written while linked, and no two
-//! allocations in the life of a region carry the same version. W2: a slot with the chain bit is the last of its line.
+//! W1: both item words are written before the item is linked, word 0 is never written while linked, word 1 only to
+//! change the expiry and under the bucket's lock, and no two items in the life of a region carry the same version. W2: a slot with the chain bit is the last of its line.
 
 /// Longest key in bytes.
 pub const MAX_KEY: usize = 1024;
@@ -32,10 +32,21 @@ const TAG_MASK: u64 = ((1 << 27) - 1) << OFFSET_BITS;
 /// Word 0 of an overflow line. Its version bits are zero, so that no reference to an item ever matches it.
 pub(crate) const OVERFLOW_MARK: u64 = 0xA0F1;
 
+/// The lowest hash bit that a slot word carries. The bits of a bucket's index begin at 0, so a tag holds every bit by which a split of
+/// level 8 or more decides, and tells the items of one bucket apart by those above.
+pub(crate) const TAG_FROM: u32 = 8;
+
 /// The hash bits of a slot word, in place; the chain bit is clear.
 #[inline]
 pub(crate) fn tag_of(hash: u64) -> u64 {
-    (hash >> 1) & TAG_MASK
+    (hash << (OFFSET_BITS - TAG_FROM)) & TAG_MASK
+}
+
+/// The hash bit of this number, if the slot word carries it.
+#[inline]
+pub(crate) fn hash_bit(word: u64, number: u32) -> Option<bool> {
+    let place = OFFSET_BITS + number.checked_sub(TAG_FROM)?;
+    (place < 63).then_some(word >> place & 1 != 0)
 }
 
 /// The slot word of an item.
@@ -146,6 +157,14 @@ impl BucketCount {
         (1 << self.level()) + self.split()
     }
 
+    /// The bucket whose split made the last one; none before the first split.
+    pub(crate) fn parent_of_newest(self) -> Option<u64> {
+        match self.split() {
+            0 => (1u64 << self.level() >> 1).checked_sub(1),
+            split => Some(split - 1),
+        }
+    }
+
     /// The bucket of a hash: below the split pointer one more bit counts.
     #[inline]
     pub(crate) fn index(self, hash: u64) -> u64 {
@@ -181,6 +200,18 @@ mod tests {
         assert!(is_link(link_word(64)) && !matches(link_word(64), tag_of(0)));
         assert_eq!(offset_of_slot(link_word(640)), 640);
         assert_eq!(tag_number(tag), (1 << 27) - 1);
+    }
+
+    #[test]
+    fn a_slot_word_tells_the_bits_that_splits_decide_by() {
+        for hash in [0, u64::MAX, 0x0123_4567_89ab_cdef, 1 << 8, 1 << 34] {
+            let word = slot_word(tag_of(hash), 4096);
+            assert_eq!(hash_bit(word, TAG_FROM - 1), None);
+            assert_eq!(hash_bit(word, 35), None);
+            for number in TAG_FROM..35 {
+                assert_eq!(hash_bit(word, number), Some(hash >> number & 1 == 1));
+            }
+        }
     }
 
     #[test]

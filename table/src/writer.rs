@@ -7,15 +7,16 @@
 
 use crate::arena::Arena;
 use crate::cache::Cache;
-use crate::chain::{self, ItemKey, Probe};
+use crate::chain::{self, Found, ItemKey, KeyBytes, Probe};
 use crate::classes::LINE_CLASS;
+use crate::clock::{Expiry, RegionClock};
 use crate::intent::{self, Effect, EffectKind, SlotStore, Ticket};
-use crate::layout::{CHAIN_CAP, Counters, GROUP, Header, LINE, WorkerRecord};
+use crate::layout::{CHAIN_CAP, Counters, Header, LINE, WorkerRecord};
 use crate::outcome::{Condition, ItemRef, Outcome, Refused};
 use crate::reservation::Reservation;
 use crate::seqlock;
 use crate::server_half::Table;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::Ordering::{Acquire, Relaxed};
 use crate::words::{ITEM_HEADER, ItemHeader, MAX_VERSION, is_link, slot_word, tag_of};
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -23,6 +24,8 @@ use std::mem::offset_of;
 
 /// Versions that a worker takes at a time.
 const VERSION_BLOCK: u64 = 4096;
+/// Items linked or unlinked until a writer tells the table of them.
+const TELL: i64 = 32;
 /// The writer of one worker.
 pub struct Writer<'a> {
     pub(crate) table: &'a Table,
@@ -32,9 +35,22 @@ pub struct Writer<'a> {
     pub(crate) record: u64,
     next_version: u64,
     version_end: u64,
-    pub(crate) now_ms: u64,
+    clock: RegionClock,
+    /// What this writer takes for now; 0 until it has asked the clock.
+    now: Cell<u64>,
+    /// Items linked less unlinked that growth has not been told of.
+    pub(crate) untold: i64,
+    /// Splits that this writer has taken upon itself.
+    pub(crate) owed_splits: u32,
     /// One thread at a time may use a writer, though it may move between threads.
     single: PhantomData<Cell<()>>,
+}
+
+/// A version for an item, with the floor that it is not below: what is alive is judged by this floor (see `clear`).
+#[derive(Clone, Copy)]
+pub(crate) struct Fresh {
+    pub(crate) version: u64,
+    pub(crate) floor: u64,
 }
 
 /// A bucket whose lock this writer holds.
@@ -56,7 +72,10 @@ impl<'a> Writer<'a> {
             record,
             next_version: 0,
             version_end: 0,
-            now_ms: 0,
+            clock: table.clock,
+            now: Cell::new(0),
+            untold: 0,
+            owed_splits: 0,
             single: PhantomData,
         }
     }
@@ -77,11 +96,66 @@ impl<'a> Writer<'a> {
         self.table.hasher.hash(key)
     }
 
-    /// Sets what this writer takes for now, in milliseconds since the region's epoch: items that expire up to then
-    /// count as absent. It starts at 0, where nothing has expired.
+    /// Has this writer ask the clock again when it next needs the time: to be called before a batch of operations. Until
+    /// then it stays with what it took for now.
+    #[inline]
+    pub fn refresh_clock(&mut self) {
+        self.now.set(0);
+    }
+
+    /// Sets what this writer takes for now, until [`Writer::refresh_clock`], in milliseconds since the region's epoch: items
+    /// that expire up to then count as absent.
     #[inline]
     pub fn set_now(&mut self, ms: u64) {
-        self.now_ms = ms;
+        self.now.set(ms.max(1));
+    }
+
+    /// What this writer takes for now.
+    #[inline]
+    pub fn now_ms(&self) -> u64 {
+        match self.now.get() {
+            0 => self.ask_clock(),
+            now => now,
+        }
+    }
+
+    #[cold]
+    fn ask_clock(&self) -> u64 {
+        let now = self.clock.now_ms().max(1);
+        self.now.set(now);
+        now
+    }
+
+    /// The expiry of an item that is to live for so many milliseconds from now on.
+    pub fn deadline(&self, ttl_ms: u64) -> Expiry {
+        Expiry::At(self.now_ms().saturating_add(ttl_ms))
+    }
+
+    /// Whether an item counts as absent: expired, or of before the last clear, whose version floor is `floor`.
+    #[inline]
+    pub(crate) fn is_dead(&self, header: &ItemHeader, floor: u64) -> bool {
+        header.version < floor || (header.expiry != 0 && header.expiry <= self.now_ms())
+    }
+
+    /// The item a lookup found, unless it counts as absent.
+    #[inline]
+    pub(crate) fn living(&self, found: Option<Found>) -> Option<Found> {
+        self.living_above(found, self.arena.version_floor())
+    }
+
+    /// Walks a locked bucket for a key: the walk, and the item that is alive by this floor.
+    #[inline]
+    pub(crate) fn probe_living<K: KeyBytes>(&self, held: Held, hash: u64, key: K, floor: u64) -> (Probe, Option<Found>) {
+        let mut probe = chain::probe(&self.arena, held.bucket, tag_of(hash), key);
+        let live = self.living_above(probe.found, floor);
+        probe.dead = probe.found.is_some() && live.is_none();
+        (probe, live)
+    }
+
+    /// The same by a floor that was read before.
+    #[inline]
+    pub(crate) fn living_above(&self, found: Option<Found>, floor: u64) -> Option<Found> {
+        found.filter(|found| !self.is_dead(&found.header, floor))
     }
 
     /// Hands all cached memory back, for a worker about to idle.
@@ -100,17 +174,21 @@ impl<'a> Writer<'a> {
         ticket: &Ticket,
         publish: impl FnOnce(&Outcome) -> R,
     ) -> R {
-        let Reservation { block, header, held_back, .. } = reservation;
-        let Some(version) = self.take_version() else {
+        let Reservation { block, mut header, keep, held_back, .. } = reservation;
+        let key = ItemKey { at: block.offset + ITEM_HEADER, len: usize::from(header.key_len) };
+        let held = self.lock(hash);
+        let Some(Fresh { version, floor }) = self.take_version() else {
+            self.unlock_unchanged(held);
             self.release(block.offset, held_back);
             return publish(&Outcome::Full);
         };
-        let header = ItemHeader { version, ..header };
+        header.version = version;
         self.arena.section.word(block.offset).store(header.word0(), Relaxed);
-        let key = ItemKey { at: block.offset + ITEM_HEADER, len: usize::from(header.key_len) };
-        let held = self.lock(hash);
-        let probe = chain::probe(&self.arena, held.bucket, tag_of(hash), key);
-        let live = probe.found.filter(|found| !self.expired(&found.header));
+        let (probe, live) = self.probe_living(held, hash, key, floor);
+        if keep && let Some(live) = &live {
+            header.expiry = live.header.expiry;
+            self.arena.section.word(block.offset + 8).store(header.word1(), Relaxed);
+        }
         let refusal = if condition.met(live.map(|found| found.header.version)) {
             let kind = if live.is_some() { EffectKind::Replaced } else { EffectKind::Inserted };
             match self.place(&probe, slot_word(tag_of(hash), block.offset)) {
@@ -130,16 +208,18 @@ impl<'a> Writer<'a> {
 
     /// Reserves, writes and commits a small value in one go.
     #[inline]
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
     pub fn insert<R>(
         &mut self,
         key: &[u8],
         value: &[u8],
         hash: u64,
         condition: Condition,
+        expiry: Expiry,
         ticket: &Ticket,
         publish: impl FnOnce(&Outcome) -> R,
     ) -> R {
-        match self.reserve(key, u32::try_from(value.len()).unwrap_or(u32::MAX), 0, 0) {
+        match self.reserve(key, u32::try_from(value.len()).unwrap_or(u32::MAX), 0, expiry) {
             Ok(mut reservation) => {
                 reservation.write_value(value);
                 self.commit(reservation, hash, condition, ticket, publish)
@@ -196,13 +276,18 @@ impl<'a> Writer<'a> {
         intent::write_and_apply(&self.arena, self.record, ticket, &effect, store);
         let answer = publish(&Outcome::of(&effect));
         intent::clear(&self.arena, self.record);
+        if let Some(found) = &probe.found
+            && probe.dead
+        {
+            self.count_dead(&found.header);
+        }
         self.unlock(held);
         if is_link(store.new) {
             self.count(offset_of!(Counters, overflow_lines), 1);
         }
-        match probe.found {
+        match &probe.found {
             Some(found) => self.release(found.item, held_back),
-            None => self.count(offset_of!(Counters, items), 1),
+            None => self.linked(),
         }
         answer
     }
@@ -219,7 +304,7 @@ impl<'a> Writer<'a> {
     ) -> R {
         let held = self.lock(hash);
         let found = chain::find(&self.arena, self.arena.heap_end, held.bucket, tag_of(hash), key);
-        let Some(found) = found.filter(|found| !self.expired(&found.header)) else {
+        let Some(found) = self.living(found) else {
             self.unlock_unchanged(held);
             let absent = matches!(condition, Condition::None | Condition::IfPresent);
             return publish(if absent { &Outcome::NotFound } else { &Outcome::ConditionNotMet { version: 0 } });
@@ -236,7 +321,7 @@ impl<'a> Writer<'a> {
         intent::clear(&self.arena, self.record);
         let line = if found.parent == 0 { None } else { chain::unlink_if_empty(&self.arena, found.parent) };
         self.unlock(held);
-        self.count(offset_of!(Counters, items), u64::MAX);
+        self.unlinked(1);
         self.release(found.item, false);
         if let Some(line) = line {
             self.count(offset_of!(Counters, overflow_lines), u64::MAX);
@@ -249,9 +334,9 @@ impl<'a> Writer<'a> {
     #[inline]
     pub(crate) fn lock(&self, hash: u64) -> Held {
         loop {
-            let count = self.arena.bucket_count();
-            let held = self.lock_bucket(count.index(hash));
-            if self.arena.bucket_count() == count {
+            let index = self.arena.bucket_count().index(hash);
+            let held = self.lock_bucket(index);
+            if self.arena.bucket_count().index(hash) == index {
                 return held;
             }
             self.unlock_unchanged(held);
@@ -274,14 +359,20 @@ impl<'a> Writer<'a> {
         seqlock::unlock_unchanged(self.arena.section.word(held.bucket), held.seen);
     }
 
-    /// A version that was never used and never will be again; none when all 2^48 are spent.
+    /// A version that was never used and never will be again, and not below the version floor; none when all 2^48 are
+    /// spent. Whoever links an item takes its version under the bucket's lock, before judging what is alive (see `clear`).
     #[inline]
-    pub(crate) fn take_version(&mut self) -> Option<u64> {
-        if self.next_version == self.version_end && !self.take_version_block() {
-            return None;
+    pub(crate) fn take_version(&mut self) -> Option<Fresh> {
+        loop {
+            let floor = self.arena.version_floor();
+            if self.next_version < self.version_end && self.next_version >= floor {
+                self.next_version += 1;
+                return Some(Fresh { version: self.next_version - 1, floor });
+            }
+            if !self.take_version_block() {
+                return None;
+            }
         }
-        self.next_version += 1;
-        Some(self.next_version - 1)
     }
 
     #[cold]
@@ -290,10 +381,41 @@ impl<'a> Writer<'a> {
         if counter.load(Relaxed) > MAX_VERSION - 512 * VERSION_BLOCK {
             return false;
         }
-        // Relaxed is enough: only that no two workers get the same block matters.
-        self.next_version = counter.fetch_add(VERSION_BLOCK, Relaxed);
+        // A clear stores the floor before it raises the counter: whoever comes between helps it, or would find no block above.
+        counter.fetch_max(self.arena.version_floor(), Relaxed);
+        // ORDER(next_version): Acquire pairs with the Release in `clear`: whoever gets a version above a floor sees that floor.
+        self.next_version = counter.fetch_add(VERSION_BLOCK, Acquire);
         self.version_end = self.next_version + VERSION_BLOCK;
         true
+    }
+
+    /// An item was linked where none was.
+    #[inline]
+    fn linked(&mut self) {
+        self.count(offset_of!(Counters, items), 1);
+        self.untold += 1;
+        if self.untold >= TELL || self.owed_splits > 0 {
+            self.grow();
+        }
+    }
+
+    /// Items were unlinked.
+    #[inline]
+    pub(crate) fn unlinked(&mut self, items: u64) {
+        self.count(offset_of!(Counters, items), items.wrapping_neg());
+        self.untold -= items as i64;
+        if self.untold <= -TELL {
+            self.tell();
+        }
+    }
+
+    /// An item that counted as absent leaves its slot: says why it did, before the bucket is unlocked, so that a sweep that has been
+    /// at the bucket since counts it.
+    #[cold]
+    pub(crate) fn count_dead(&self, header: &ItemHeader) {
+        let floor = self.arena.version_floor();
+        let field = if header.version < floor { offset_of!(Counters, cleared) } else { offset_of!(Counters, expired) };
+        self.count(field, 1);
     }
 
     /// Adds to one of this worker's counters; a plain load and store, since nobody else writes it.
@@ -302,20 +424,11 @@ impl<'a> Writer<'a> {
         let word = self.arena.section.word(self.record + (offset_of!(WorkerRecord, counters) + field) as u64);
         word.store(word.load(Relaxed).wrapping_add(by), Relaxed);
     }
-
-    /// Lowers the minimum deadline of the bucket's group; other buckets' holders may do the same at once. It is
-    /// lowered before the item is linked, so that it is never above an item's deadline.
-    #[cold]
-    fn lower_deadline(&self, bucket: u64, expiry: u64) {
-        let group = (bucket - self.arena.buckets) / LINE / GROUP;
-        let word = self.arena.section.word(self.arena.deadlines + 8 * group);
-        // Relaxed: a lone number, read as a bound only. 0 stands for "none".
-        let _ = word.fetch_update(Relaxed, Relaxed, |least| (least == 0 || least > expiry).then_some(expiry));
-    }
 }
 
 impl Drop for Writer<'_> {
     fn drop(&mut self) {
+        self.tell();
         self.cache.flush(&self.table.store);
         self.table.release(self.worker);
     }

@@ -5,7 +5,7 @@ mod memory;
 use memory::Memory;
 use proptest::prelude::*;
 use std::collections::HashMap;
-use table::{Condition, Outcome, Refused, Table, Ticket, Writer};
+use table::{Condition, Expiry, Outcome, Refused, Table, Ticket, Writer};
 
 const KEY_LENGTHS: [usize; 9] = [1, 2, 7, 8, 9, 16, 255, 1023, 1024];
 const VALUE_LENGTHS: [usize; 18] = [0, 1, 7, 8, 9, 47, 48, 49, 63, 64, 65, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1 << 20];
@@ -75,7 +75,7 @@ fn apply(writer: &mut Writer<'_>, model: &mut Model, step: &Step, salt: u64) -> 
             let (key, value) = (key(which), value(len, salt));
             let (condition, met) = condition(c, model, &key);
             let hash = writer.hash(&key);
-            match writer.insert(&key, &value, hash, condition, &ticket, |outcome| *outcome) {
+            match writer.insert(&key, &value, hash, condition, Expiry::Never, &ticket, |outcome| *outcome) {
                 Outcome::Inserted { version } => {
                     prop_assert!(met && model.insert(key, (value, version)).is_none());
                 }
@@ -111,7 +111,7 @@ fn apply(writer: &mut Writer<'_>, model: &mut Model, step: &Step, salt: u64) -> 
             let hash = writer.hash(&key);
             let text = model.get(&key).map_or(b"0".to_vec(), |(value, _)| value.clone());
             let old = std::str::from_utf8(&text).ok().filter(|text| !text.starts_with('+')).and_then(|t| t.parse::<i64>().ok());
-            match writer.incr(&key, hash, by, &ticket, |outcome| *outcome) {
+            match writer.incr(&key, hash, by, Expiry::Never, &ticket, |outcome| *outcome) {
                 Outcome::Number { value, version } => {
                     prop_assert_eq!(old.and_then(|old| old.checked_add(by)), Some(value));
                     model.insert(key, (value.to_string().into_bytes(), version));
@@ -152,7 +152,7 @@ fn apply(writer: &mut Writer<'_>, model: &mut Model, step: &Step, salt: u64) -> 
             prop_assert_eq!(deleted as usize, before - model.len());
         }
         Step::Discard(which, len) => {
-            let reservation = writer.reserve(&key(which), len as u32, 0, 0).expect("room");
+            let reservation = writer.reserve(&key(which), len as u32, 0, Expiry::Never).expect("room");
             writer.discard(reservation);
         }
         Step::Rejoin => unreachable!("done by the caller"),
@@ -227,7 +227,7 @@ fn lengths_at_every_boundary_round_trip() {
             let key: Vec<u8> = vec![k as u8; key_len];
             let value = value(len, (len + key_len) as u64);
             let hash = writer.hash(&key);
-            match writer.insert(&key, &value, hash, Condition::None, &Ticket::default(), |outcome| *outcome) {
+            match writer.insert(&key, &value, hash, Condition::None, Expiry::Never, &Ticket::default(), |outcome| *outcome) {
                 Outcome::Inserted { version } | Outcome::Replaced { version } => model.insert(key.clone(), (value, version)),
                 other => panic!("{key_len}/{len}: {other:?}"),
             };
@@ -243,15 +243,15 @@ fn impossible_lengths_are_refused_and_cost_nothing() {
     let memory = Memory::new(4 << 20, 16, 100);
     let table = memory.format();
     let mut writer = table.writer(0);
-    assert_eq!(writer.reserve(b"", 1, 0, 0).err(), Some(Refused::KeyLength { found: 0 }));
-    assert_eq!(writer.reserve(&[1; 1025], 1, 0, 0).err(), Some(Refused::KeyLength { found: 1025 }));
-    assert_eq!(writer.reserve(b"k", 101, 0, 0).err(), Some(Refused::ValueLength { found: 101, most: 100 }));
+    assert_eq!(writer.reserve(b"", 1, 0, Expiry::Never).err(), Some(Refused::KeyLength { found: 0 }));
+    assert_eq!(writer.reserve(&[1; 1025], 1, 0, Expiry::Never).err(), Some(Refused::KeyLength { found: 1025 }));
+    assert_eq!(writer.reserve(b"k", 101, 0, Expiry::Never).err(), Some(Refused::ValueLength { found: 101, most: 100 }));
     let long = [1; 1025];
     for key in [&b""[..], &long] {
         let hash = writer.hash(key);
         let ticket = Ticket::default();
-        assert_eq!(writer.insert(key, b"v", hash, Condition::None, &ticket, |o| *o), Outcome::TooLong);
-        assert_eq!(writer.incr(key, hash, 1, &ticket, |o| *o), Outcome::TooLong);
+        assert_eq!(writer.insert(key, b"v", hash, Condition::None, Expiry::Never, &ticket, |o| *o), Outcome::TooLong);
+        assert_eq!(writer.incr(key, hash, 1, Expiry::Never, &ticket, |o| *o), Outcome::TooLong);
         assert_eq!(writer.append(key, hash, b"v", &ticket, |o| *o), Outcome::TooLong);
         assert_eq!(writer.delete(key, hash, Condition::None, &ticket, |o| *o), Outcome::NotFound);
         assert_eq!(writer.get(key, hash), None);

@@ -4,7 +4,7 @@ mod memory;
 
 use memory::Memory;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use table::{Condition, Outcome, Reader, Ticket, Writer};
+use table::{Condition, Expiry, Outcome, Reader, Ticket, Writer};
 
 const NONE: Ticket = Ticket { shard: 0, client: 0, generation: 0, position: 0 };
 const KEYS: u64 = 96;
@@ -60,7 +60,7 @@ fn write(writer: &mut Writer<'_>, random: &mut Random, steps: u64) {
                     _ => 24 + random.next() % 100,
                 };
                 let value = value(n, step, len as usize);
-                let outcome = writer.insert(&key, &value, hash, Condition::None, &NONE, |outcome| *outcome);
+                let outcome = writer.insert(&key, &value, hash, Condition::None, Expiry::Never, &NONE, |outcome| *outcome);
                 assert!(matches!(outcome, Outcome::Inserted { .. } | Outcome::Replaced { .. }), "{outcome:?}");
             }
             5 | 6 => writer.delete(&key, hash, Condition::None, &NONE, |_| ()),
@@ -138,7 +138,7 @@ fn increments_of_many_workers_all_count() {
                 for n in 0..20_000u64 {
                     let key = [b"ab"[n as usize % 2]];
                     let hash = writer.hash(&key);
-                    let outcome = writer.incr(&key, hash, 1, &NONE, |outcome| *outcome);
+                    let outcome = writer.incr(&key, hash, 1, Expiry::Never, &NONE, |outcome| *outcome);
                     assert!(matches!(outcome, Outcome::Number { .. }));
                 }
             });
@@ -194,7 +194,7 @@ fn a_scan_in_small_steps_meets_all_that_stays_while_others_come_and_go() {
     let put = |writer: &mut Writer<'_>, n: u64| {
         let name = n.to_le_bytes();
         let hash = writer.hash(&name);
-        writer.insert(&name, &n.to_be_bytes(), hash, Condition::None, &NONE, |outcome| *outcome)
+        writer.insert(&name, &n.to_be_bytes(), hash, Condition::None, Expiry::Never, &NONE, |outcome| *outcome)
     };
     for n in 0..150 {
         assert!(matches!(put(&mut writer, n), Outcome::Inserted { .. }));
@@ -253,7 +253,7 @@ fn a_deleted_prefix_is_gone_and_nothing_else() {
     for n in 0..400u64 {
         let name = format!("{}:{n}", ["user", "use", "u"][n as usize % 3]);
         let hash = writer.hash(name.as_bytes());
-        writer.insert(name.as_bytes(), b"v", hash, Condition::None, &NONE, |_| ());
+        writer.insert(name.as_bytes(), b"v", hash, Condition::None, Expiry::Never, &NONE, |_| ());
     }
     let (mut cursor, mut total) = (Some(0), 0);
     while let Some(at) = cursor {

@@ -10,22 +10,29 @@ mod listing;
 mod streams;
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use protocol::{Condition, Counter, HEAD_MAX, INLINE_MAX, MAX_KEY, Reply, Request, Status, TALLIES, Tally, decode, inline_words};
-use shmqueue::engine::{Handler, Job};
+use shmqueue::engine::{Ahead, Handler, Job};
 use shmqueue::layout::{FIRST_BODY, ServerStatus};
-use table::{ItemRef, Outcome, Refused, Table, Ticket, Writer};
+use table::{Expiry, ItemRef, Outcome, Refused, Table, Ticket, Writer};
 
 pub(crate) use streams::Streams;
 
 /// Requests whose buckets are prefetched together.
 const GROUP: usize = 8;
+/// Requests for which a bucket is swept while there is something to sweep: about a fifth of the time.
+const REQUESTS_PER_BUCKET: u32 = 6;
+/// Buckets swept in one step: some microseconds.
+const MOST_SWEPT: u32 = 12;
 
 /// The handler of one worker.
 pub(crate) struct Service<'a> {
     writer: Writer<'a>,
     streams: &'a Streams,
     tallies: [u64; TALLIES],
+    /// Requests served since the last step ahead.
+    served: u32,
     max_value: u32,
     /// First part of a body that is longer than its first slot.
     front: Vec<u8>,
@@ -39,6 +46,7 @@ impl<'a> Service<'a> {
         Self {
             writer: table.writer(worker),
             tallies: [0; TALLIES],
+            served: 0,
             streams,
             max_value,
             front: Vec::with_capacity(HEAD_MAX),
@@ -65,12 +73,13 @@ impl<'a> Service<'a> {
     #[cold]
     fn apply_rare(&mut self, job: &Job<'_>, request: &Request<'_>, hash: u64) {
         match *request {
-            Request::Incr { key, by, .. } => {
+            Request::Incr { key, by, expiry_ms } => {
                 if self.refuses_key(job, key) {
                     return;
                 }
                 let max_value = self.max_value;
-                self.writer.incr(key, hash, by, &ticket(job), |outcome| answer(job, reply_of(outcome, max_value)));
+                let expiry = expiry_ms.map_or(Expiry::Never, |ttl| self.writer.deadline(ttl));
+                self.writer.incr(key, hash, by, expiry, &ticket(job), |outcome| answer(job, reply_of(outcome, max_value)));
             }
             Request::Append { key, len, value_at, here } => self.append(job, key, hash, len, value_at, here),
             Request::Chunk { offset, value_at, here } => self.chunk(job, offset, value_at, here),
@@ -154,7 +163,8 @@ impl<'a> Service<'a> {
         if value_len > self.max_value as usize {
             return self.refuse(job, Reply { b: self.max_value.into(), ..Reply::bare(Status::ValueSize) });
         }
-        let mut reservation = match self.writer.reserve(key, value_len as u32, 0, expiry_ms.unwrap_or(0)) {
+        let expiry = expiry_ms.map_or(Expiry::Never, |ttl| self.writer.deadline(ttl));
+        let mut reservation = match self.writer.reserve(key, value_len as u32, 0, expiry) {
             Ok(reservation) => reservation,
             Err(Refused::Full) => return answer(job, Reply::bare(Status::Full)),
             Err(_) => return self.refuse(job, Reply::bare(Status::Malformed)),
@@ -219,6 +229,8 @@ impl<'a> Service<'a> {
 
 impl Handler for Service<'_> {
     fn process(&mut self, batch: &[Job<'_>]) {
+        self.writer.refresh_clock();
+        self.served += batch.len() as u32;
         if let [job] = batch {
             return self.serve(job);
         }
@@ -247,6 +259,17 @@ impl Handler for Service<'_> {
 
     fn take_tallies(&mut self) -> [u64; TALLIES] {
         std::mem::take(&mut self.tallies)
+    }
+
+    fn work_ahead(&mut self, busy: bool) -> Ahead {
+        let served = std::mem::take(&mut self.served);
+        let buckets = if busy { (served / REQUESTS_PER_BUCKET).clamp(1, MOST_SWEPT) } else { MOST_SWEPT };
+        self.writer.refresh_clock();
+        match self.writer.work_ahead(buckets) {
+            table::Ahead::More => Ahead::More,
+            table::Ahead::At(due_ms) => Ahead::In(Duration::from_millis(due_ms.saturating_sub(self.writer.now_ms()).max(1))),
+            table::Ahead::Nothing => Ahead::Nothing,
+        }
     }
 
     fn rest(&mut self) {
@@ -311,6 +334,8 @@ pub(crate) fn reply_of(outcome: &Outcome, max_value: u32) -> Reply {
         Outcome::ConditionNotMet { version } => Reply::versioned(Status::ConditionNotMet, version),
         Outcome::Number { value, version } => Reply { b: value as u64, ..Reply::versioned(Status::Number, version) },
         Outcome::Length { len, version } => Reply { b: len.into(), ..Reply::versioned(Status::Length, version) },
+        Outcome::Expires { version } => Reply::versioned(Status::ExpirySet, version),
+        Outcome::Cleared { count } => Reply { a: count, ..Reply::bare(Status::Cleared) },
         Outcome::NotANumber => Reply::bare(Status::NotANumber),
         Outcome::Overflow => Reply::bare(Status::Overflow),
         Outcome::Full => Reply::bare(Status::Full),
@@ -330,4 +355,5 @@ pub(crate) fn publish_counters(status: &ServerStatus, table: &Table) {
     publish(Counter::FullTotal, stats.full_total + stats.chain_full_total);
     publish(Counter::ExpiredTotal, stats.expired_total);
     publish(Counter::EvictedTotal, stats.evicted_total);
+    publish(Counter::ExpiryLagMs, stats.expiry_lag_ms);
 }

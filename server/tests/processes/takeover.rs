@@ -59,7 +59,9 @@ fn insert(place: &Place, items: u32) {
         let mut writer = table.writer(0);
         for item in 0..items {
             let key = item.to_le_bytes();
-            let reservation = writer.reserve(&key, 0, 0, 0).unwrap_or_else(|refused| panic!("room for an item: {refused:?}"));
+            let reservation = writer
+                .reserve(&key, 0, 0, table::Expiry::Never)
+                .unwrap_or_else(|refused| panic!("room for an item: {refused:?}"));
             let _ = writer.commit(reservation, table.hash(&key), Condition::None, &Ticket::default(), |outcome| *outcome);
         }
         assert_eq!(table.stats().items, u64::from(items));

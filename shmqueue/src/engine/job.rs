@@ -2,6 +2,7 @@
 
 use crate::lane::{Envelope, RawReply, ReplyLane, RequestLane};
 use crate::layout::FIRST_BODY;
+use std::time::Duration;
 
 /// A request that a worker has taken from a lane and must answer.
 #[derive(Debug)]
@@ -62,6 +63,17 @@ impl Job<'_> {
     }
 }
 
+/// What a handler has to do besides requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// There is more to do now.
+    More,
+    /// There will be, so long from now.
+    In(Duration),
+    /// Nothing that anybody has to wake up for.
+    Nothing,
+}
+
 /// What serves requests: the server's table, or a test's echo. One per worker thread.
 pub trait Handler {
     /// Answers every job of the batch, in order: [`Job::reply`] exactly once for each.
@@ -69,6 +81,14 @@ pub trait Handler {
 
     /// What was counted since the last call, published per shard after each pass.
     fn take_tallies(&mut self) -> [u64; 4];
+
+    /// A step of whatever is to be done ahead of need (memory, expired items): short, since requests wait meanwhile. `busy` says that
+    /// there were requests just now; otherwise it is called again and again while it answers [`Ahead::More`], with a look for
+    /// requests in between, and the worker that is last to sleep wakes up when the answer says.
+    fn work_ahead(&mut self, busy: bool) -> Ahead {
+        let _ = busy;
+        Ahead::Nothing
+    }
 
     /// The worker is about to sleep: what it keeps for itself and others could use is to be given back.
     fn rest(&mut self);

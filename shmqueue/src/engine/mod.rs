@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-pub use job::{Handler, Job};
+pub use job::{Ahead, Handler, Job};
 
 use crate::claim::{self, Claim, ClaimState};
 use crate::doorbell::{Awake, Token};
@@ -141,17 +141,19 @@ impl Engine {
             let answered = self.sweep(worker, &mut batch, handler, tick, false);
             if answered > 0 && !self.is_surplus() {
                 pace.worked();
+                handler.work_ahead(true);
                 continue;
             }
             if self.stop.load(Ordering::Relaxed) && self.finish(worker, &mut batch, handler, tick) == 0 {
                 break;
             }
-            if answered == 0 && pace.keep_looking(self) {
+            let ahead = handler.work_ahead(false);
+            if ahead == Ahead::More || (answered == 0 && pace.keep_looking(self)) {
                 continue;
             }
             pace.rest();
             handler.rest();
-            self.park(worker, &mut batch, handler, tick);
+            self.park(worker, &mut batch, handler, tick, ahead);
         }
         self.awake().lie_down();
     }
@@ -232,7 +234,7 @@ impl Engine {
     }
 
     /// Sleeps until rung, unless there is something to serve.
-    fn park<'a>(&'a self, worker: u32, batch: &mut Vec<Job<'a>>, handler: &mut dyn Handler, tick: u32) {
+    fn park<'a>(&'a self, worker: u32, batch: &mut Vec<Job<'a>>, handler: &mut dyn Handler, tick: u32, ahead: Ahead) {
         let token = self.token(worker);
         let seen = token.seen();
         self.asleep[worker as usize].store(true, Ordering::Relaxed);
@@ -246,7 +248,10 @@ impl Engine {
         let woken = if stay {
             wait::Woken::Rung
         } else {
-            wait::sleep(token.word(), seen, NonZeroU32::MAX, if worker == 0 { DEADLINES.0 } else { DEADLINES.1 })
+            let deadline = if worker == 0 { DEADLINES.0 } else { DEADLINES.1 };
+            // Whoever sleeps last gets up for what is due; the others would find it done.
+            let deadline = if let (Ahead::In(due), true) = (ahead, last) { deadline.min(due) } else { deadline };
+            wait::sleep(token.word(), seen, NonZeroU32::MAX, deadline)
         };
         self.awake().rise();
         self.asleep[worker as usize].store(false, Ordering::Relaxed);

@@ -1,0 +1,97 @@
+//! When the table grows: the count of items against the buckets, and who does the splits that are due.
+//!
+//! Writers tell the table of the items they linked some tens at a time. What is then above the load is shared out as splits that the
+//! writers do one by one, each after an insert of a new key, so that no insert pays for more than one (W. Litwin, 1980).
+//!
+//! Y1: one split at a time, by whoever holds `splitting`; nobody waits for it. Y2: `grown_for` counts the splits handed out, done or not.
+//! CRASH: all of this is private to the server; a joined table counts anew.
+
+use crate::sync::AtomicBool;
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::writer::Writer;
+use crossbeam_utils::CachePadded;
+use std::sync::atomic::AtomicI64;
+
+/// Items per bucket that the table grows at, in quarters. More is smaller, less is faster: with 5.5 a lookup sees 1.2 lines.
+const LOAD_QUARTERS: i64 = 22;
+/// Splits that a writer takes upon itself at once.
+const SHARE: i64 = 16;
+
+/// The books of growth.
+pub(crate) struct Growth {
+    /// Items, as far as writers told.
+    items: CachePadded<AtomicI64>,
+    /// Buckets that there are or that writers owe.
+    grown_for: CachePadded<AtomicI64>,
+    splitting: CachePadded<AtomicBool>,
+}
+
+impl Growth {
+    pub(crate) fn new(items: u64, buckets: u64) -> Growth {
+        Growth {
+            items: CachePadded::new(AtomicI64::new(items as i64)),
+            grown_for: CachePadded::new(AtomicI64::new(buckets as i64)),
+            splitting: CachePadded::new(AtomicBool::new(false)),
+        }
+    }
+
+    /// Takes what one writer may do of the splits that are due.
+    fn take_share(&self, items: i64) -> i64 {
+        let grown_for = self.grown_for.load(Relaxed);
+        let due = (items * 4 / LOAD_QUARTERS - grown_for).min(SHARE);
+        // Relaxed: a count of work; a lost race leaves it to the next who tells.
+        if due > 0 && self.grown_for.compare_exchange(grown_for, grown_for + due, Relaxed, Relaxed).is_ok() { due } else { 0 }
+    }
+
+    /// Gives splits back that could not be done.
+    pub(crate) fn give_back(&self, splits: u32) {
+        self.grown_for.fetch_sub(i64::from(splits), Relaxed);
+    }
+
+    pub(crate) fn try_begin(&self) -> bool {
+        // ORDER(splitting): Acquire pairs with the Release in `end`: a split follows the one before.
+        !self.splitting.load(Relaxed) && !self.splitting.swap(true, Acquire)
+    }
+
+    pub(crate) fn end(&self) {
+        // ORDER(splitting): Release pairs with the Acquire in `try_begin`.
+        self.splitting.store(false, Release);
+    }
+}
+
+impl Writer<'_> {
+    /// Tells the table how many items this writer linked and unlinked since.
+    pub(crate) fn tell(&mut self) -> i64 {
+        // Relaxed: a lone count.
+        let untold = std::mem::take(&mut self.untold);
+        self.table.growth.items.fetch_add(untold, Relaxed) + untold
+    }
+
+    /// After an insert of a new key, every now and then or while splits are owed: takes a share, does one.
+    #[cold]
+    pub(crate) fn grow(&mut self) {
+        if self.owed_splits == 0 {
+            let items = self.tell();
+            self.owed_splits = self.table.growth.take_share(items) as u32;
+        }
+        if self.owed_splits > 0 {
+            self.owe_less();
+        }
+    }
+
+    /// Does one of the splits that this writer owes, unless another writer is at one; whether there are more to do.
+    pub(crate) fn owe_less(&mut self) -> bool {
+        if self.owed_splits > 0 && self.table.growth.try_begin() {
+            let done = self.split();
+            self.table.growth.end();
+            if done {
+                self.owed_splits -= 1;
+            } else {
+                // There is no memory for it yet, or no more room in the section: whoever tells next tries again.
+                self.table.growth.give_back(self.owed_splits);
+                self.owed_splits = 0;
+            }
+        }
+        self.owed_splits > 0
+    }
+}

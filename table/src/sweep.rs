@@ -1,0 +1,297 @@
+//! The sweep: unlinks what expired or was cleared, bucket by bucket, in steps that workers do between requests and when idle.
+//!
+//! ```text
+//!   resting ──a deadline passed, or the floor was raised──▶ round: groups 0, 1, .. the last ──▶ resting
+//!                                                             not due: passed over, its deadline noted
+//!                                                             due: word cleared, each bucket swept, its earliest expiry entered
+//! ```
+//!
+//! U1: one worker at a time is at the sweep, and nobody waits for it. U2: a group's word is cleared before the first of its buckets is
+//! looked at and gets every bucket's earliest expiry under that bucket's lock, so X1 holds for each bucket again when it is unlocked, and
+//! `is_at` says for which group it may not hold. U3: `next_due` is emptied before the first group's word is read, and gets the least of all words
+//! at the end; who lowers a word meanwhile lowers it too.
+//! After a round that found little the sweep rests in proportion to the buckets it looked at in vain, at most [`MOST_REST_MS`]: so
+//! expiry times spread evenly over a large table cost a few per cent of one core, and the memory of an expired item comes back
+//! some seconds late. Whoever runs out of memory ends the rest.
+//! CRASH: a group half swept has its deadline worked out anew by `Table::join`.
+
+use crate::chain;
+use crate::expiry::{NO_DEADLINE, deadline_of, deadline_word, group_word};
+use crate::layout::{Counters, GROUP, Header, SLOTS};
+use crate::prefetch;
+use crate::split::{self, MOST};
+use crate::sync::Mutex;
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::{AtomicBool, AtomicU64};
+use crate::words::offset_of_slot;
+use crate::writer::Writer;
+use crossbeam_utils::CachePadded;
+use std::mem::offset_of;
+use std::sync::TryLockError;
+
+/// Longest rest between two rounds, in milliseconds.
+const MOST_REST_MS: u64 = 5_000;
+const LEAST_REST_MS: u64 = 50;
+/// Buckets looked at in vain for a millisecond of rest: at about a third of a microsecond each, some three per cent of a core.
+const PER_REST_MS: u64 = 96;
+/// Groups passed over in one step.
+const PASSED_OVER: u32 = 512;
+/// Buckets between the one whose line is fetched and the one whose items are, and that one and the one being swept.
+const AHEAD: u64 = 3;
+/// Stands for no group.
+const NO_GROUP: u64 = u64::MAX;
+
+/// What is to be done ahead of need, see [`Writer::work_ahead`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// There is more to do now.
+    More,
+    /// Nothing before this time of the region's clock, in milliseconds.
+    At(u64),
+    /// Nothing.
+    Nothing,
+}
+
+/// The books of the sweep.
+pub(crate) struct Sweeping {
+    /// The earliest deadline there may be, as a time.
+    next_due: CachePadded<AtomicU64>,
+    /// The deadline that the round under way was begun for.
+    since: AtomicU64,
+    /// The group that is being swept.
+    group: AtomicU64,
+    /// The table was cleared since the last round began, or memory ran out: no rest.
+    hurry: AtomicBool,
+    round: Mutex<Round>,
+}
+
+struct Round {
+    under_way: bool,
+    bucket: u64,
+    /// The version floor that the round sweeps for, if it was raised since the last one that ended.
+    clears: Option<u64>,
+    swept_floor: u64,
+    in_group: bool,
+    least: u64,
+    in_vain: u64,
+    rest_until: u64,
+}
+
+impl Sweeping {
+    pub(crate) fn new(next_due: u64, floor: u64) -> Sweeping {
+        Sweeping {
+            next_due: CachePadded::new(AtomicU64::new(next_due)),
+            since: AtomicU64::new(NO_DEADLINE),
+            group: AtomicU64::new(NO_GROUP),
+            hurry: AtomicBool::new(false),
+            round: Mutex::new(Round {
+                under_way: false,
+                bucket: 0,
+                clears: None,
+                swept_floor: floor,
+                in_group: false,
+                least: NO_DEADLINE,
+                in_vain: 0,
+                rest_until: 0,
+            }),
+        }
+    }
+
+    /// Something is due by this time.
+    #[inline]
+    pub(crate) fn due_by(&self, expiry: u64) {
+        if self.next_due.load(Relaxed) > expiry {
+            // ORDER(next_due): AcqRel, after the group's word, see U3.
+            self.next_due.fetch_min(expiry, AcqRel);
+        }
+    }
+
+    /// The floor was raised, or memory is wanted.
+    pub(crate) fn hurry(&self) {
+        // Relaxed: a hint; who sets it or anybody else works ahead soon.
+        self.hurry.store(true, Relaxed);
+    }
+
+    /// Whether a group's word may say less than it should.
+    #[inline]
+    pub(crate) fn is_at(&self, group: u64) -> bool {
+        self.group.load(Relaxed) == group
+    }
+
+    /// Milliseconds since the earliest deadline passed that may not have been swept for.
+    pub(crate) fn lag_ms(&self, now: u64) -> u64 {
+        now.saturating_sub(self.next_due.load(Relaxed).min(self.since.load(Relaxed)))
+    }
+}
+
+impl Writer<'_> {
+    /// Does some of what would otherwise wait: splits that are owed, and the sweep of at most `most_buckets` buckets. To be called between
+    /// batches and when idle; takes no lock that anybody waits for, but for the buckets' own.
+    pub fn work_ahead(&mut self, most_buckets: u32) -> Ahead {
+        let growing = self.owe_less();
+        let ahead = self.sweep(most_buckets);
+        if growing { Ahead::More } else { ahead }
+    }
+
+    /// Sweeps at most so many buckets.
+    pub(crate) fn sweep(&mut self, most_buckets: u32) -> Ahead {
+        let sweeping = &self.table.sweeping;
+        let mut round = match sweeping.round.try_lock() {
+            Ok(round) => round,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ahead::Nothing,
+        };
+        if !round.under_way
+            && let Some(rest) = self.begin_round(&mut round)
+        {
+            return rest;
+        }
+        for _ in 0..most_buckets {
+            if !round.in_group && !self.next_group(&mut round) {
+                break;
+            }
+            if !round.under_way {
+                return Ahead::More;
+            }
+            self.sweep_next(&mut round);
+        }
+        Ahead::More
+    }
+
+    /// Begins a round if there is reason to; else what to wait for.
+    fn begin_round(&self, round: &mut Round) -> Option<Ahead> {
+        let sweeping = &self.table.sweeping;
+        let floor = self.arena.version_floor();
+        round.clears = (floor > round.swept_floor).then_some(floor);
+        let due = sweeping.next_due.load(Relaxed);
+        if round.clears.is_none() {
+            if due == NO_DEADLINE {
+                return Some(Ahead::Nothing);
+            }
+            let hurry = sweeping.hurry.load(Relaxed);
+            let start = if hurry { due } else { due.max(round.rest_until) };
+            if self.now_ms() < start {
+                return Some(Ahead::At(start));
+            }
+        }
+        sweeping.hurry.store(false, Relaxed);
+        sweeping.since.store(due, Relaxed);
+        // ORDER(next_due): AcqRel, before the first group's word is read (U3).
+        sweeping.next_due.swap(NO_DEADLINE, AcqRel);
+        (round.under_way, round.bucket, round.least, round.in_vain) = (true, 0, NO_DEADLINE, 0);
+        None
+    }
+
+    /// Goes to the next group that is due, or ends the round; false when enough were passed over for one step.
+    fn next_group(&self, round: &mut Round) -> bool {
+        let (sweeping, now) = (&self.table.sweeping, self.now_ms());
+        for _ in 0..PASSED_OVER {
+            if round.bucket >= self.arena.bucket_count().buckets() {
+                self.end_round(round);
+                return true;
+            }
+            let group = round.bucket / GROUP;
+            let word = group_word(&self.arena, group);
+            // ORDER(deadline): Acquire pairs with the AcqRel of `lower_deadline` (U3).
+            let deadline = deadline_of(word.load(Acquire));
+            if round.clears.is_some() || deadline <= now {
+                // ORDER(group): Release by the swap that follows: who sees the word taken away sees the group.
+                sweeping.group.store(group, Relaxed);
+                // ORDER(deadline): AcqRel: as above, and before the group's buckets are locked (U2).
+                word.swap(0, AcqRel);
+                round.in_group = true;
+                return true;
+            }
+            round.least = round.least.min(deadline);
+            round.bucket += GROUP;
+        }
+        false
+    }
+
+    fn sweep_next(&mut self, round: &mut Round) {
+        let buckets = self.arena.bucket_count().buckets();
+        let (index, group) = (round.bucket, round.bucket / GROUP);
+        self.fetch_ahead(index, buckets);
+        if !self.sweep_bucket(index) {
+            round.in_vain += 1;
+        }
+        round.bucket += 1;
+        if round.bucket.is_multiple_of(GROUP) || round.bucket >= buckets {
+            self.table.sweeping.group.store(NO_GROUP, Relaxed);
+            round.least = round.least.min(deadline_of(group_word(&self.arena, group).load(Acquire)));
+            round.in_group = false;
+        }
+    }
+
+    fn end_round(&self, round: &mut Round) {
+        let sweeping = &self.table.sweeping;
+        sweeping.due_by(round.least);
+        sweeping.since.store(NO_DEADLINE, Relaxed);
+        round.under_way = false;
+        round.rest_until = self.now_ms() + (round.in_vain / PER_REST_MS).clamp(LEAST_REST_MS, MOST_REST_MS);
+        if let Some(floor) = round.clears {
+            round.swept_floor = floor;
+            // Nothing below the floor is linked any more: what the clears counted and what was unlinked are the same, whatever writes came between.
+            if let Ok(_clearing) = self.table.clearing.try_lock()
+                && self.arena.version_floor() == floor
+            {
+                let unlinked = crate::server_half::sum_of(&self.arena, offset_of!(Counters, cleared));
+                self.arena.section.word(offset_of!(Header, cleared) as u64).store(unlinked, Relaxed);
+            }
+        }
+    }
+
+    fn fetch_ahead(&self, index: u64, buckets: u64) {
+        let arena = &self.arena;
+        if index + 2 * AHEAD < buckets {
+            prefetch::for_write(arena.section.hint(arena.bucket(index + 2 * AHEAD)));
+        }
+        if index + AHEAD < buckets {
+            let line = arena.bucket(index + AHEAD);
+            for slot in 0..SLOTS {
+                let word = arena.section.word(chain::slot_at(line, slot)).load(Relaxed);
+                if word != 0 {
+                    prefetch::for_write(arena.section.hint(offset_of_slot(word)));
+                }
+            }
+        }
+    }
+
+    /// Unlinks a bucket's dead items; whether there were any.
+    fn sweep_bucket(&mut self, index: u64) -> bool {
+        let held = self.lock_bucket(index);
+        let (arena, floor) = (&self.arena, self.arena.version_floor());
+        let mut freed = [0u64; MOST];
+        let (mut dead, mut expired, mut least) = (0, 0, NO_DEADLINE);
+        chain::for_each_slot(arena, arena.heap_end, held.bucket, |slot, word| {
+            let Some((item, header)) = chain::item_of(arena, arena.heap_end, word) else { return };
+            if self.is_dead(&header, floor) && dead < MOST {
+                // ORDER(slot): Release, one visible step per item for a successor.
+                arena.section.word(slot).store(0, Release);
+                freed[dead] = item;
+                dead += 1;
+                expired += u64::from(header.version >= floor);
+            } else if header.expiry != 0 {
+                least = least.min(header.expiry);
+            }
+        });
+        if least != NO_DEADLINE {
+            // ORDER(deadline): AcqRel as in `lower_deadline` (U2).
+            group_word(arena, index / GROUP).fetch_max(deadline_word(least), AcqRel);
+        }
+        if dead == 0 {
+            self.unlock_unchanged(held);
+            return false;
+        }
+        let spare = split::close_up(arena, held.bucket, |_| false);
+        self.count(offset_of!(Counters, expired), expired);
+        self.count(offset_of!(Counters, cleared), dead as u64 - expired);
+        self.unlock(held);
+        self.count(offset_of!(Counters, overflow_lines), (spare.lines().len() as u64).wrapping_neg());
+        self.unlinked(dead as u64);
+        for &offset in freed[..dead].iter().chain(spare.lines()) {
+            self.release(offset, false);
+        }
+        true
+    }
+}
