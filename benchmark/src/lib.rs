@@ -27,6 +27,7 @@ pub mod latency;
 pub mod ledger;
 pub mod load;
 pub mod mix;
+pub mod peers;
 pub mod pingpong;
 pub mod redis_peer;
 pub mod resp;
