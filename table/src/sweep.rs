@@ -60,6 +60,8 @@ pub(crate) struct Sweeping {
     since: AtomicU64,
     /// The group that is being swept.
     group: AtomicU64,
+    /// A copy of [`Round::under_way`], to look at without the lock.
+    busy: AtomicBool,
     /// The table was cleared since the last round began, or memory ran out: no rest.
     hurry: AtomicBool,
     round: Mutex<Round>,
@@ -83,6 +85,7 @@ impl Sweeping {
             next_due: CachePadded::new(AtomicU64::new(next_due)),
             since: AtomicU64::new(NO_DEADLINE),
             group: AtomicU64::new(NO_GROUP),
+            busy: AtomicBool::new(false),
             hurry: AtomicBool::new(false),
             round: Mutex::new(Round {
                 under_way: false,
@@ -112,6 +115,12 @@ impl Sweeping {
         self.hurry.store(true, Relaxed);
     }
 
+    /// Whether there is nothing to sweep for, now or later.
+    #[inline]
+    fn is_quiet(&self) -> bool {
+        self.next_due.load(Relaxed) == NO_DEADLINE && !self.hurry.load(Relaxed) && !self.busy.load(Relaxed)
+    }
+
     /// Whether a group's word may say less than it should.
     #[inline]
     pub(crate) fn is_at(&self, group: u64) -> bool {
@@ -136,6 +145,9 @@ impl Writer<'_> {
     /// Sweeps at most so many buckets.
     pub(crate) fn sweep(&mut self, most_buckets: u32) -> Ahead {
         let sweeping = &self.table.sweeping;
+        if sweeping.is_quiet() {
+            return Ahead::Nothing;
+        }
         let mut round = match sweeping.round.try_lock() {
             Ok(round) => round,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -178,6 +190,7 @@ impl Writer<'_> {
         sweeping.since.store(due, Relaxed);
         // ORDER(next_due): AcqRel, before the first group's word is read (U3).
         sweeping.next_due.swap(NO_DEADLINE, AcqRel);
+        sweeping.busy.store(true, Relaxed);
         (round.under_way, round.bucket, round.least, round.in_vain) = (true, 0, NO_DEADLINE, 0);
         None
     }
@@ -228,6 +241,7 @@ impl Writer<'_> {
         sweeping.due_by(round.least);
         sweeping.since.store(NO_DEADLINE, Relaxed);
         round.under_way = false;
+        sweeping.busy.store(false, Relaxed);
         round.rest_until = self.now_ms() + (round.in_vain / PER_REST_MS).clamp(LEAST_REST_MS, MOST_REST_MS);
         if let Some(floor) = round.clears {
             round.swept_floor = floor;

@@ -23,6 +23,8 @@ pub(crate) use streams::Streams;
 const GROUP: usize = 8;
 /// Requests for which a bucket is swept while there is something to sweep: about a fifth of the time.
 const REQUESTS_PER_BUCKET: u32 = 6;
+/// Requests served until a worker that is not idle looks whether something is to be done ahead: a look reads the clock.
+const REQUESTS_PER_LOOK: u32 = 64;
 /// Buckets swept in one step: some microseconds.
 const MOST_SWEPT: u32 = 12;
 
@@ -33,6 +35,8 @@ pub(crate) struct Service<'a> {
     tallies: [u64; TALLIES],
     /// Requests served since the last step ahead.
     served: u32,
+    /// There was more to do ahead than that step did.
+    more: bool,
     max_value: u32,
     /// First part of a body that is longer than its first slot.
     front: Vec<u8>,
@@ -47,6 +51,7 @@ impl<'a> Service<'a> {
             writer: table.writer(worker),
             tallies: [0; TALLIES],
             served: 0,
+            more: false,
             streams,
             max_value,
             front: Vec::with_capacity(HEAD_MAX),
@@ -262,10 +267,15 @@ impl Handler for Service<'_> {
     }
 
     fn work_ahead(&mut self, busy: bool) -> Ahead {
+        if busy && !self.more && self.served < REQUESTS_PER_LOOK {
+            return Ahead::Nothing;
+        }
         let served = std::mem::take(&mut self.served);
         let buckets = if busy { (served / REQUESTS_PER_BUCKET).clamp(1, MOST_SWEPT) } else { MOST_SWEPT };
         self.writer.refresh_clock();
-        match self.writer.work_ahead(buckets) {
+        let ahead = self.writer.work_ahead(buckets);
+        self.more = ahead == table::Ahead::More;
+        match ahead {
             table::Ahead::More => Ahead::More,
             table::Ahead::At(due_ms) => Ahead::In(Duration::from_millis(due_ms.saturating_sub(self.writer.now_ms()).max(1))),
             table::Ahead::Nothing => Ahead::Nothing,
