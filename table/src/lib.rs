@@ -32,6 +32,8 @@ mod geometry;
 mod grow_step;
 #[cfg(not(loom))]
 mod growth;
+#[cfg(not(loom))]
+mod handle;
 mod hashing;
 #[cfg(not(loom))]
 mod header;
@@ -51,7 +53,11 @@ mod prefetch;
 #[cfg(not(loom))]
 mod reader;
 #[cfg(not(loom))]
+mod reader_batch;
+#[cfg(not(loom))]
 mod recovery;
+#[cfg(not(loom))]
+mod reference;
 #[cfg(not(loom))]
 mod reservation;
 mod runs;
@@ -90,11 +96,15 @@ pub use outcome::{Busy, Changed, Condition, ItemRef, Outcome, Refused};
 pub use words::{ITEM_HEADER, MAX_EXPIRY, MAX_KEY, MAX_VALUE, MAX_VERSION};
 
 #[cfg(not(loom))]
+pub use handle::{Handle, Reread};
+#[cfg(not(loom))]
 pub use header::JoinError;
 #[cfg(not(loom))]
 pub use locks::{LockedBuckets, MAX_LOCKED, TooManyKeys};
 #[cfg(not(loom))]
 pub use reader::Reader;
+#[cfg(not(loom))]
+pub use reader_batch::BATCH;
 #[cfg(not(loom))]
 pub use recovery::Recovery;
 #[cfg(not(loom))]

@@ -1,36 +1,126 @@
 //! The read-only half for clients: lookups and copies that never wait, never write and never leave the section.
 //!
-//! D1: what was copied counts only after the bucket's or the item's version has been seen to hold. D2: every offset
-//! is checked against the committed length before it is followed. D3: retries are bounded.
-//! Progress: `copy_value` is wait-free; `get_into` gives up after its retries with [`Busy`].
+//! D1: what was copied counts only after the bucket's version (lookups) or the item's (references) has been seen to hold. D2: every
+//! offset is checked against the committed length before it is followed. D3: retries are bounded.
+//!
+//! Why a lookup needs no look at the item's version (S1 to S3 of `seqlock`): while the bucket's version holds, its slots named the item
+//! throughout, so the item was not retired. Had its memory been reused all the same, its new owner would have taken it from
+//! whoever unlinked it under an odd version, and stored into it behind the Release fence of `before_reuse`: a reader that copied one
+//! such byte would find that odd version, or a later one, behind the Acquire fence of `read_holds`.
+//! An answer "absent" also needs the bucket to be the key's still: growth may have moved the key between the two looks.
+//! What is dead (its expiry has passed, its version is below the floor) is absent. The floor is read after the item: an item at or
+//! above it then was alive at every moment before. The clock is read only when an item with an expiry is met.
+//!
+//! Progress: `copy_value` is wait-free; lookups give up after their retries with [`Busy`].
+//! Who may touch what: a reader stores nothing but its private hints; it may be shared by threads.
 
 use crate::arena::Arena;
 use crate::chain;
+use crate::clock::RegionClock;
 use crate::hashing::Hasher;
 use crate::header::{self, JoinError};
-use crate::layout::{Header, Part, committed_word};
+use crate::layout::{CHAIN_CAP, Header, LINE, Part, SLOTS, committed_word};
 use crate::outcome::{Busy, Changed, ItemRef};
-use crate::section::Section;
+pub(crate) use crate::reference::{copy_item, copy_whole};
+use crate::section::{LineWords, Section};
 use crate::seqlock;
 use crate::server_half::{RegionState, TableStats, stats_of};
+use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Acquire, Relaxed};
-use crate::words::{ITEM_HEADER, ItemHeader, tag_of};
+use crate::words::{BucketCount, ITEM_HEADER, ItemHeader, MAX_VALUE, is_link, matches, offset_of_slot, tag_of};
 use crate::writer::item_ref;
 use std::marker::PhantomData;
 use std::mem::offset_of;
 use std::ptr::NonNull;
 
 /// Tries of a lookup before it answers busy.
-const TRIES: u32 = 16;
+const TRIES: u32 = 64;
+/// Highest level of a bucket count that any file can hold.
+const MAX_LEVEL: u32 = 40;
 
 /// A reader of a table, on a mapping that need not be writable.
-#[derive(Clone)]
 pub struct Reader<'a> {
-    arena: Arena,
+    pub(crate) arena: Arena,
     hasher: Hasher,
+    clock: Clock,
     seed: u64,
     uuid: [u8; 16],
+    /// Ends of the committed heap and of the committed buckets as last seen. Both only grow, so that an offset below is
+    /// backed; one beyond makes the reader look again.
+    heap_end: AtomicU64,
+    buckets_end: AtomicU64,
+    /// Tries that a writer made vain.
+    retries: AtomicU64,
     mapping: PhantomData<&'a [u8]>,
+}
+
+/// What a reader takes for now.
+#[derive(Clone, Copy)]
+enum Clock {
+    Region(RegionClock),
+    Fixed(u64),
+}
+
+/// An item that a walk has found; it counts only if the bucket's version holds.
+#[derive(Clone, Copy)]
+pub(crate) struct Hit {
+    /// Offset of the slot that names it.
+    pub(crate) slot: u64,
+    /// Its word.
+    pub(crate) word: u64,
+    pub(crate) item: u64,
+    pub(crate) word0: u64,
+    pub(crate) word1: u64,
+}
+
+/// Where a lookup puts the value.
+///
+/// # Safety
+/// What `place` hands out must be writable for as many bytes as it says, which are at most `len`, and private to the caller.
+pub(crate) unsafe trait Target {
+    /// A place for a value of so many bytes, and how many of them are wanted.
+    fn place(&mut self, len: usize) -> (*mut u8, usize);
+}
+
+/// The value's first bytes, as many as fit.
+pub(crate) struct Slice<'o>(pub(crate) &'o mut [u8]);
+
+// SAFETY: the slice's own bytes, at most as many as there are.
+unsafe impl Target for Slice<'_> {
+    #[inline]
+    fn place(&mut self, len: usize) -> (*mut u8, usize) {
+        (self.0.as_mut_ptr(), len.min(self.0.len()))
+    }
+}
+
+/// The whole value, over what the vector held.
+pub(crate) struct Whole<'o>(pub(crate) &'o mut Vec<u8>);
+
+// SAFETY: the vector's own spare capacity, reserved before.
+unsafe impl Target for Whole<'_> {
+    #[inline]
+    fn place(&mut self, len: usize) -> (*mut u8, usize) {
+        self.0.clear();
+        self.0.reserve(len);
+        (self.0.as_mut_ptr(), len)
+    }
+}
+
+impl Clone for Reader<'_> {
+    fn clone(&self) -> Self {
+        let hint = |word: &AtomicU64| AtomicU64::new(word.load(Relaxed));
+        Reader {
+            arena: self.arena.clone(),
+            hasher: self.hasher,
+            clock: self.clock,
+            seed: self.seed,
+            uuid: self.uuid,
+            heap_end: hint(&self.heap_end),
+            buckets_end: hint(&self.buckets_end),
+            retries: AtomicU64::new(0),
+            mapping: PhantomData,
+        }
+    }
 }
 
 impl Reader<'_> {
@@ -45,26 +135,227 @@ impl Reader<'_> {
         // SAFETY: passed on from the caller.
         let section = unsafe { Section::new(base, len) };
         let identity = header::read(&section, len)?;
+        let arena = identity.geometry.arena(section);
+        let epoch = arena.section.word(offset_of!(Header, epoch) as u64).load(Relaxed);
         Ok(Reader {
-            arena: identity.geometry.arena(section),
+            heap_end: AtomicU64::new(arena.heap_start),
+            buckets_end: AtomicU64::new(arena.buckets),
+            arena,
             hasher: Hasher::new(identity.seed),
+            clock: Clock::Region(RegionClock::new(epoch)),
             seed: identity.seed,
             uuid: identity.uuid,
+            retries: AtomicU64::new(0),
             mapping: PhantomData,
         })
     }
 
-    /// End of the committed heap.
+    /// Fixes what this reader takes for now, in milliseconds since the region's epoch, instead of the region's clock.
+    pub fn set_now(&mut self, ms: u64) {
+        self.clock = Clock::Fixed(ms);
+    }
+
+    /// Looks a key up and copies the first bytes of its value into `out`, as many as fit: the item tells the value's whole length. None
+    /// if the key is absent. What `out` holds after another answer than an item means nothing.
+    ///
+    /// # Errors
+    /// [`Busy`] when writers came between every time.
     #[inline]
-    fn end(&self) -> u64 {
-        // ORDER(committed): Acquire pairs with the Release in `Store::commit_step`.
+    pub fn get_to(&self, key: &[u8], hash: u64, out: &mut [u8]) -> Result<Option<ItemRef>, Busy> {
+        self.get(key, hash, &mut Slice(out))
+    }
+
+    /// Looks a key up and copies its value into `out`, replacing its contents; none if it is absent.
+    ///
+    /// # Errors
+    /// [`Busy`] when writers came between every time.
+    #[inline]
+    pub fn get_into(&self, key: &[u8], hash: u64, out: &mut Vec<u8>) -> Result<Option<ItemRef>, Busy> {
+        let answer = self.get(key, hash, &mut Whole(out));
+        match answer {
+            // SAFETY: the lookup reserved room for the whole value and filled it.
+            Ok(Some(item)) => unsafe { out.set_len(item.value_len as usize) },
+            _ => out.clear(),
+        }
+        answer
+    }
+
+    #[inline]
+    fn get(&self, key: &[u8], hash: u64, target: &mut impl Target) -> Result<Option<ItemRef>, Busy> {
+        match self.attempt(key, hash, target) {
+            Some(answer) => Ok(answer.map(|hit| hit.refer())),
+            None => self.get_contended(key, hash, target).map(|answer| answer.map(|hit| hit.refer())),
+        }
+    }
+
+    #[cold]
+    pub(crate) fn get_contended(&self, key: &[u8], hash: u64, target: &mut impl Target) -> Result<Option<Hit>, Busy> {
+        let backoff = seqlock::Backoff::new();
+        for _ in 1..TRIES {
+            // Nobody else needs the count to be right to the last one.
+            self.retries.store(self.retries.load(Relaxed) + 1, Relaxed);
+            backoff.snooze();
+            if let Some(answer) = self.attempt(key, hash, target) {
+                return Ok(answer);
+            }
+        }
+        Err(Busy)
+    }
+
+    /// One try; none if a writer came between.
+    #[inline]
+    pub(crate) fn attempt(&self, key: &[u8], hash: u64, target: &mut impl Target) -> Option<Option<Hit>> {
+        let count = self.arena.bucket_count();
+        let (at, line) = self.bucket(count, hash)?;
+        let seen = seqlock::read_begin(&line.0[0])?;
+        let Some(hit) = self.find(at, line, tag_of(hash), key) else {
+            return (seqlock::read_holds(&line.0[0], seen) && self.is_still(count, hash)).then_some(None);
+        };
+        self.copy(&hit, key.len(), target);
+        seqlock::read_holds(&line.0[0], seen).then(|| self.alive(hit))
+    }
+
+    /// Whether a slot stands in a bucket's own line.
+    #[inline]
+    pub(crate) fn in_bucket_array(&self, slot: u64) -> bool {
+        slot < self.arena.heap_start
+    }
+
+    /// The line of a hash's bucket; none where the count leads beyond what is committed.
+    #[inline]
+    pub(crate) fn bucket(&self, count: BucketCount, hash: u64) -> Option<(u64, &LineWords)> {
+        if count.level() > MAX_LEVEL {
+            return None;
+        }
+        let index = count.index(hash);
+        let at = self.arena.buckets.wrapping_add(index.wrapping_mul(LINE));
+        if index >= self.arena.max_buckets || at + LINE > self.buckets_end.load(Relaxed) && !self.reaches_bucket(at + LINE) {
+            return None;
+        }
+        Some((at, self.arena.section.line(at)))
+    }
+
+    /// Whether the key's bucket, looked for before, is its bucket still.
+    #[inline]
+    pub(crate) fn is_still(&self, count: BucketCount, hash: u64) -> bool {
+        let now = self.arena.bucket_count();
+        now == count || (now.level() <= MAX_LEVEL && now.index(hash) == count.index(hash))
+    }
+
+    /// Walks the bucket's chain for a key.
+    #[inline]
+    pub(crate) fn find(&self, at: u64, line: &LineWords, tag: u64, key: &[u8]) -> Option<Hit> {
+        let mut candidates = candidates(line, tag);
+        while candidates != 0 {
+            let index = candidates.trailing_zeros() as usize;
+            if let Some(hit) = self.check(at + 8 * index as u64, line.0[index & 7].load(Relaxed), key) {
+                return Some(hit);
+            }
+            candidates &= candidates - 1;
+        }
+        let last = line.0[SLOTS as usize].load(Relaxed);
+        if is_link(last) { self.find_in_chain(last, tag, key) } else { None }
+    }
+
+    /// The walk goes on in the overflow lines.
+    #[cold]
+    fn find_in_chain(&self, link: u64, tag: u64, key: &[u8]) -> Option<Hit> {
+        let mut link = link;
+        for _ in 0..CHAIN_CAP {
+            let at = chain::line_of(&self.arena, self.committed_heap(), link)?;
+            let line = self.arena.section.line(at);
+            for index in 1..=SLOTS as usize {
+                let word = line.0[index].load(Relaxed);
+                if matches(word, tag)
+                    && let Some(hit) = self.check(at + 8 * index as u64, word, key)
+                {
+                    return Some(hit);
+                }
+            }
+            link = line.0[SLOTS as usize].load(Relaxed);
+            if !is_link(link) {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Whether a slot's word names an item of this key, all of it inside the committed heap.
+    #[inline]
+    pub(crate) fn check(&self, slot: u64, word: u64, key: &[u8]) -> Option<Hit> {
+        let item = offset_of_slot(word);
+        if item < self.arena.heap_start || !self.reaches(item + ITEM_HEADER) {
+            return None;
+        }
+        let [word0, word1] = self.arena.section.pair(item);
+        let hit = Hit { slot, word, item, word0: word0.load(Relaxed), word1: word1.load(Relaxed) };
+        if hit.key_len() != key.len() || !self.reaches(item + ITEM_HEADER + key.len() as u64 + u64::from(hit.value_len())) {
+            return None;
+        }
+        self.arena.section.equals(item + ITEM_HEADER, key).then_some(hit)
+    }
+
+    /// Copies the value of an item that `check` has let pass.
+    #[inline]
+    pub(crate) fn copy(&self, hit: &Hit, key_len: usize, target: &mut impl Target) {
+        let (to, len) = target.place(hit.value_len() as usize);
+        // SAFETY: `check` saw the item inside the section, which `read` checks once more; the target keeps its promise.
+        unsafe { self.arena.section.read(hit.item + ITEM_HEADER + key_len as u64, to, len) };
+    }
+
+    /// The item, unless it is dead.
+    #[inline]
+    pub(crate) fn alive(&self, hit: Hit) -> Option<Hit> {
+        // ORDER(version_floor): after `read_holds` and its fence: see the module's header.
+        let dead = hit.word0 >> 16 < self.arena.version_floor() || (hit.word1 >> 24 != 0 && self.has_expired(hit.word1 >> 24));
+        (!dead).then_some(hit)
+    }
+
+    #[cold]
+    fn has_expired(&self, expiry: u64) -> bool {
+        expiry <= self.now_ms()
+    }
+
+    /// What this reader takes for now, in milliseconds since the region's epoch.
+    pub fn now_ms(&self) -> u64 {
+        match self.clock {
+            Clock::Region(clock) => clock.now_ms(),
+            Clock::Fixed(ms) => ms,
+        }
+    }
+
+    /// Whether the committed heap reaches so far.
+    #[inline]
+    pub(crate) fn reaches(&self, end: u64) -> bool {
+        end <= self.heap_end.load(Relaxed) || self.reaches_now(end)
+    }
+
+    #[cold]
+    fn reaches_now(&self, end: u64) -> bool {
+        end <= self.committed_heap()
+    }
+
+    /// End of the committed heap as it is now.
+    pub(crate) fn committed_heap(&self) -> u64 {
+        // ORDER(committed): Acquire pairs with the Release in `Store`: what lies below is backed.
         let committed = self.arena.section.word(committed_word(Part::Heap)).load(Acquire);
-        self.arena.heap_start + committed.min(self.arena.heap_end - self.arena.heap_start)
+        let end = self.arena.heap_start + committed.min(self.arena.heap_end - self.arena.heap_start);
+        self.heap_end.store(end, Relaxed);
+        end
+    }
+
+    #[cold]
+    fn reaches_bucket(&self, end: u64) -> bool {
+        // ORDER(committed): Acquire pairs with the Release in `Store`: what lies below is backed.
+        let committed = self.arena.section.word(committed_word(Part::Buckets)).load(Acquire);
+        let committed = self.arena.buckets + committed.min(self.arena.max_buckets * LINE);
+        self.buckets_end.store(committed, Relaxed);
+        end <= committed
     }
 
     /// Replaces the contents of `out` with the value that the server referred to.
     pub fn copy_value(&self, item: &ItemRef, out: &mut Vec<u8>) -> Result<(), Changed> {
-        copy_whole(&self.arena, self.end(), item, out)
+        copy_whole(&self.arena, self.committed_heap(), item, out)
     }
 
     /// Copies `len` bytes of the value from `from` on; what was copied counts only if the answer is `Ok`.
@@ -73,42 +364,7 @@ impl Reader<'_> {
     /// `out` must be writable for `len` bytes and private to the caller.
     pub unsafe fn copy_value_part(&self, item: &ItemRef, from: u32, len: u32, out: *mut u8) -> Result<(), Changed> {
         // SAFETY: passed on from the caller.
-        unsafe { copy_item(&self.arena, self.end(), item, from, len, out) }
-    }
-
-    /// Looks a key up and copies its value into `out`; none if it is absent. Expiry is the caller's to judge.
-    pub fn get_into(&self, key: &[u8], hash: u64, out: &mut Vec<u8>) -> Result<Option<ItemRef>, Busy> {
-        let backoff = seqlock::Backoff::new();
-        for _ in 0..TRIES {
-            if let Some(answer) = self.try_get(key, hash, out) {
-                return Ok(answer);
-            }
-            backoff.spin();
-        }
-        Err(Busy)
-    }
-
-    /// One try; none if a writer came between.
-    fn try_get(&self, key: &[u8], hash: u64, out: &mut Vec<u8>) -> Option<Option<ItemRef>> {
-        let (count, end) = (self.arena.bucket_count(), self.end());
-        let index = count.index(hash);
-        if index >= self.arena.max_buckets {
-            return None;
-        }
-        let bucket = self.arena.bucket(index);
-        let version = self.arena.section.word(bucket);
-        let seen = seqlock::read_begin(version)?;
-        let found = chain::find(&self.arena, end, bucket, tag_of(hash), key);
-        if !seqlock::read_holds(version, seen) {
-            return None;
-        }
-        let Some(found) = found else {
-            // A miss only counts if the key's bucket was the right one throughout.
-            return (self.arena.bucket_count() == count).then_some(None);
-        };
-        let item = item_ref(found.item, &found.header);
-        copy_whole(&self.arena, end, &item, out).ok()?;
-        Some(Some(item))
+        unsafe { copy_item(&self.arena, self.committed_heap(), item, from, len, out) }
     }
 
     /// Hash of a key.
@@ -127,7 +383,14 @@ impl Reader<'_> {
         self.uuid
     }
 
+    /// Tries that writers made vain since the reader joined.
+    #[inline]
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Relaxed)
+    }
+
     /// The region's state.
+    #[inline]
     pub fn state(&self) -> RegionState {
         // ORDER(state): Acquire pairs with the Release in `Table::set_state`.
         RegionState::from_word(self.arena.section.word(offset_of!(Header, state) as u64).load(Acquire))
@@ -139,61 +402,29 @@ impl Reader<'_> {
     }
 }
 
-/// Copies part of an item's value and rechecks its version.
-///
-/// # Safety
-/// `out` must be writable for `len` bytes and private to the caller.
+impl Hit {
+    #[inline]
+    pub(crate) fn key_len(&self) -> usize {
+        (self.word0 >> 5 & 0x7ff) as usize
+    }
+
+    #[inline]
+    pub(crate) fn value_len(&self) -> u32 {
+        (self.word1 >> 3) as u32 & MAX_VALUE
+    }
+
+    #[inline]
+    pub(crate) fn refer(&self) -> ItemRef {
+        item_ref(self.item, &ItemHeader::decode(self.word0, self.word1))
+    }
+}
+
+/// The slots of a line whose tag matches, as bits of their places in the line: no branch depends on which it is.
 #[inline]
-pub(crate) unsafe fn copy_item(
-    arena: &Arena,
-    end: u64,
-    item: &ItemRef,
-    from: u32,
-    len: u32,
-    out: *mut u8,
-) -> Result<(), Changed> {
-    let expected = header_of(item);
-    let inside = item.offset >= arena.heap_start
-        && item.offset.is_multiple_of(8)
-        && item.offset.checked_add(expected.len()).is_some_and(|item_end| item_end <= end)
-        && u64::from(from) + u64::from(len) <= u64::from(item.value_len);
-    if !inside || item.version == 0 {
-        return Err(Changed);
+pub(crate) fn candidates(line: &LineWords, tag: u64) -> u32 {
+    let mut found = 0;
+    for index in 1..=SLOTS as usize {
+        found |= u32::from(matches(line.0[index].load(Relaxed), tag)) << index;
     }
-    let word0 = arena.section.word(item.offset);
-    // ORDER(word0): Acquire: bytes copied below are not older than the version seen here.
-    let same = word0.load(Acquire) == expected.word0();
-    let word1 = arena.section.word(item.offset + 8).load(Relaxed);
-    if !same || ItemHeader::decode(expected.word0(), word1).value_len != item.value_len {
-        return Err(Changed);
-    }
-    // SAFETY: the source is checked against the section, the target is the caller's promise.
-    unsafe { arena.section.read(item.offset + ITEM_HEADER + u64::from(item.key_len) + u64::from(from), out, len as usize) };
-    if seqlock::item_holds(word0, expected.word0()) { Ok(()) } else { Err(Changed) }
-}
-
-/// Replaces the contents of `out` with an item's value.
-pub(crate) fn copy_whole(arena: &Arena, end: u64, item: &ItemRef, out: &mut Vec<u8>) -> Result<(), Changed> {
-    out.clear();
-    // A length that no item has must not make the caller allocate.
-    if item.value_len > crate::words::MAX_VALUE {
-        return Err(Changed);
-    }
-    out.reserve(item.value_len as usize);
-    // SAFETY: the spare capacity is the vector's own; its length is set only to what was copied.
-    unsafe {
-        copy_item(arena, end, item, 0, item.value_len, out.as_mut_ptr())?;
-        out.set_len(item.value_len as usize);
-    }
-    Ok(())
-}
-
-fn header_of(item: &ItemRef) -> ItemHeader {
-    ItemHeader {
-        version: item.version & crate::words::MAX_VERSION,
-        key_len: item.key_len & 0x7ff,
-        value_len: item.value_len & crate::words::MAX_VALUE,
-        type_and_flags: item.type_and_flags,
-        expiry: 0,
-    }
+    found
 }

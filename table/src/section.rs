@@ -16,6 +16,11 @@ pub(crate) struct Section {
     len: u64,
 }
 
+/// The words of a bucket or overflow line.
+#[cfg(not(loom))]
+#[repr(transparent)]
+pub(crate) struct LineWords(pub(crate) [AtomicU64; 8]);
+
 // SAFETY: the section is only a pointer; all access goes through atomics or racing copies.
 #[cfg(not(loom))]
 unsafe impl Send for Section {}
@@ -43,6 +48,22 @@ impl Section {
         assert!(at & 7 == 0 && self.contains(at, 8), "offset outside the section");
         // SAFETY: in bounds and aligned (the base is 64-aligned); all other accesses to shared words are atomic or racing copies.
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at as usize).cast()) }
+    }
+
+    /// The words of the line at an offset that is a multiple of 8, checked once.
+    #[inline]
+    pub(crate) fn line(&self, at: u64) -> &LineWords {
+        assert!(at & 7 == 0 && self.contains(at, 64), "line outside the section");
+        // SAFETY: in bounds and aligned, and atomics may be shared with whoever writes.
+        unsafe { &*self.base.as_ptr().add(at as usize).cast::<LineWords>() }
+    }
+
+    /// The two words at an offset that is a multiple of 8.
+    #[inline]
+    pub(crate) fn pair(&self, at: u64) -> &[AtomicU64; 2] {
+        assert!(at & 7 == 0 && self.contains(at, 16), "words outside the section");
+        // SAFETY: as in `line`.
+        unsafe { &*self.base.as_ptr().add(at as usize).cast::<[AtomicU64; 2]>() }
     }
 
     /// The address of a range; panics when it leaves the section.
