@@ -108,7 +108,8 @@ impl Client {
         self.port.status()
     }
 
-    fn check_key(key: &[u8]) -> Result<(), Error> {
+    #[inline]
+    pub(crate) fn check_key(key: &[u8]) -> Result<(), Error> {
         if key.is_empty() || key.len() > MAX_KEY { Err(Error::KeySize { found: key.len() }) } else { Ok(()) }
     }
 

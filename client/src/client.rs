@@ -63,6 +63,8 @@ pub struct Client {
     pub(crate) gone: bool,
     /// Slots of the lane to bring into use when nothing is unanswered; 0: as many as there are.
     pub(crate) wanted_slots: u32,
+    /// Position of the newest write that was not yet seen answered by a direct read.
+    pub(crate) newest_write: Option<u64>,
 }
 
 impl Client {
@@ -95,6 +97,7 @@ impl Client {
             small: [0; INLINE_MAX],
             gone: false,
             wanted_slots,
+            newest_write: None,
         })
     }
 

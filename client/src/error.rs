@@ -1,5 +1,6 @@
 //! What can go wrong, and with which exit code a program says so.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use protocol::{MAX_KEY, Reply, Status};
@@ -68,6 +69,15 @@ pub enum Error {
     /// longer than a reply (16 bytes). Sync calls and [`crate::Client::get_many`] read it all the same.
     #[error("read overtaken: the value was replaced before it could be copied; read it again")]
     Overtaken,
+    /// Writers came between all tries of a direct read, or the server died while it wrote there; and there is no server to ask instead.
+    #[error("direct read busy: the key's bucket was being written at every try; read it again, or start the server if it died")]
+    Busy,
+    /// The table that is mapped is no region's any more: its server left and removed it.
+    #[error("table closed: {} was removed by its server; open it again when a server of that name is ready", .0.display())]
+    Closed(PathBuf),
+    /// The table that is mapped was given up for a new one of the same name.
+    #[error("table superseded: another table took the place of {}; open it again", .0.display())]
+    Superseded(PathBuf),
     /// The handle was inherited over a fork.
     #[error("handle of another process: it was attached before a fork; attach anew in the child")]
     Forked,
@@ -100,8 +110,10 @@ impl Error {
     /// The contract's exit code.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NoServer(_) | Self::NoSlot(_) | Self::ServerGone { .. } => ExitCode::NoServer,
-            Self::TimedOut { .. } => ExitCode::TimedOut,
+            Self::NoServer(_) | Self::NoSlot(_) | Self::ServerGone { .. } | Self::Closed(_) | Self::Superseded(_) => {
+                ExitCode::NoServer
+            }
+            Self::TimedOut { .. } | Self::Busy => ExitCode::TimedOut,
             Self::Full | Self::ChainFull => ExitCode::Full,
             Self::KeySize { .. } | Self::ValueSize { .. } => ExitCode::Refused,
             Self::NotANumber | Self::Overflow => ExitCode::NotMet,

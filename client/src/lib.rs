@@ -29,6 +29,7 @@
 
 mod calls;
 mod client;
+mod direct;
 mod error;
 pub mod exit;
 pub mod guard;
@@ -40,8 +41,10 @@ mod options;
 mod pipeline;
 mod polled;
 mod table_map;
+mod table_reader;
 
 pub use client::{Client, Stored};
+pub use direct::{Found, Handle, Reread};
 pub use error::{Error, Submit};
 pub use exit::ExitCode;
 pub use listing::{Bucket, Item, Scan};
@@ -51,3 +54,4 @@ pub use options::{Options, ServerGone};
 pub use pipeline::Pipeline;
 pub use protocol::{Condition, MAX_KEY, MAX_VALUE};
 pub use shmqueue::wait::WaitMode;
+pub use table_reader::TableReader;

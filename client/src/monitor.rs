@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use protocol::{COUNTERS, Counter, Tally};
+use protocol::{COUNTERS, ClientTally, Counter, Tally};
 use shmqueue::claim::{self, ClaimState};
 use shmqueue::layout::{LAYOUT_MAJOR, LAYOUT_MINOR};
 use shmqueue::region::{ClientRegion, RegionName};
@@ -102,7 +102,7 @@ impl Monitor {
         self.region.server_alive()
     }
 
-    /// The numbers of the region: those of the table and of the shards as they are now, those of clients as of the server's last tick.
+    /// The numbers of the region: those of the table and of the shards as they are now, those of clients as of the server's last tick (of one that left: at once).
     pub fn stats(&self) -> Stats {
         let status = self.region.status();
         let counter = |counter: Counter| status.counters[counter as usize].load(Ordering::Relaxed);
@@ -123,7 +123,11 @@ impl Monitor {
                 let shards = 0..self.region.layout().shape.shards;
                 shards.map(|index| self.region.shard_status(index).tallies[tally as usize].load(Ordering::Relaxed)).sum()
             };
+            let own = |tally: ClientTally| status.client_tallies[tally as usize].load(Ordering::Relaxed);
             let value = match which {
+                Counter::DirectHitsTotal => own(ClientTally::DirectHits),
+                Counter::DirectMissesTotal => own(ClientTally::DirectMisses),
+                Counter::DirectRetriesTotal => own(ClientTally::DirectRetries),
                 Counter::HitsTotal => tally(Tally::Hits),
                 Counter::MissesTotal => tally(Tally::Misses),
                 Counter::RefusedTotal => tally(Tally::Refused),

@@ -223,6 +223,9 @@ impl Client {
         value_len: usize,
     ) -> u64 {
         let position = self.port.send(head.kind as u8, head.flags, span as u16, [head.bytes(), key, value]);
+        if write {
+            self.newest_write = Some(position);
+        }
         let ticket = self.next_ticket;
         self.pending.push_back(Pending {
             ticket,

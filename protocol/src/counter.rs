@@ -38,6 +38,18 @@ pub enum Tally {
     Refused = 2,
 }
 
+/// Index of a tally that a client keeps in the head of its request lane.
+#[repr(usize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientTally {
+    /// Direct reads that found their key.
+    DirectHits = 0,
+    /// Direct reads that did not.
+    DirectMisses = 1,
+    /// Tries of direct reads that a writer made vain.
+    DirectRetries = 2,
+}
+
 /// Every counter with the name that `client stats` prints; `expiry_lag_seconds` is derived from [`Counter::ExpiryLagMs`].
 pub const COUNTERS: [(Counter, &str); 15] = [
     (Counter::Items, "items"),

@@ -15,7 +15,7 @@ mod reply;
 mod request;
 mod units;
 
-pub use counter::{COUNTERS, Counter, TALLIES, Tally};
+pub use counter::{COUNTERS, ClientTally, Counter, TALLIES, Tally};
 pub use entry::{Entries, Entry, EntryValue, encode_entry, encoded_entry_len};
 pub use reply::{INLINE_MAX, Reply, Status, VERSION_MASK, inline_bytes, inline_words};
 pub use request::{

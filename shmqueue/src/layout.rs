@@ -23,7 +23,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"SHMRINGS");
 /// Layouts of another major version cannot be joined.
 pub const LAYOUT_MAJOR: u16 = 1;
 /// Layouts of a newer minor version can be joined by readers of an older one.
-pub const LAYOUT_MINOR: u16 = 0;
+pub const LAYOUT_MINOR: u16 = 1;
 /// Byte order, pointer width and cache-line size that both sides must share: a foreign value means another architecture.
 pub const ABI: u32 = 0x0140_0801;
 /// Granularity of sections: the largest page size of the supported architectures that we format for.
@@ -134,6 +134,10 @@ pub struct ServerStatus {
     pub awake: AwakeLine,
     /// Counters of the service, in the order that the server's protocol gives them.
     pub counters: [AtomicU64; 64],
+    /// What clients counted themselves, see [`RequestLaneHead::tallies`]: sums over those that left, and over those that are here as of the
+    /// last tick.
+    pub client_tallies: [AtomicU64; 4],
+    _pad2: [u64; 12],
 }
 
 /// The count of awake workers, alone on its pair of lines.
@@ -250,6 +254,10 @@ pub struct RequestLaneHead {
     /// CPU on which the client last announced requests.
     pub cpu: AtomicU32,
     _pad: [u32; 30],
+    /// What the client counts itself since it attached, on a line of its own; the meaning is the protocol's. The server believes
+    /// differences that a client can have counted, no more.
+    pub tallies: [AtomicU64; 4],
+    _pad2: [u64; 12],
 }
 
 /// First page of a reply lane, written by the server.
@@ -276,6 +284,7 @@ const _: () = {
     assert!(size_of::<ServerStatus>() as u64 <= PAGE && std::mem::offset_of!(ServerStatus, awake) == 128);
     assert!(std::mem::offset_of!(ServerStatus, counters) == 256);
     assert!(size_of::<ShardStatus>() == 128 && size_of::<ClaimsHead>() as u64 <= PAGE);
+    assert!(std::mem::offset_of!(ServerStatus, client_tallies) == 768 && std::mem::offset_of!(RequestLaneHead, tallies) == 128);
     assert!(size_of::<RequestLaneHead>() as u64 <= PAGE && size_of::<ReplyLaneHead>() == 256);
     assert!(std::mem::offset_of!(ReplyLaneHead, complete) == 128);
 };

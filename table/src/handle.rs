@@ -54,6 +54,14 @@ impl Handle {
         self.version
     }
 
+    /// Takes what somebody else found for the state at the last reading: the version of the key's item, if there is one. Whether it
+    /// is another one than before; none where the key is absent.
+    pub fn told(&mut self, version: Option<u64>) -> Option<bool> {
+        let before = self.version;
+        (self.slot, self.version) = (0, version.unwrap_or(0));
+        version.map(|version| version != before)
+    }
+
     /// Takes a lookup's answer for the state at the last reading.
     #[inline]
     fn remember(&mut self, reader: &Reader<'_>, hit: Option<Hit>) -> Reread {

@@ -8,7 +8,7 @@
 //! ```
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
@@ -43,6 +43,8 @@ pub(super) struct Entry {
     owner: AtomicU32,
     /// The client is dead or detached: drain and release.
     pub(super) leaving: AtomicBool,
+    /// What was taken over of the client's own tallies; by whoever ticks, and by the owner when the client leaves.
+    pub(super) tallied: [AtomicU64; 4],
     lane: UnsafeCell<Lane>,
 }
 
@@ -61,6 +63,7 @@ impl Lanes {
             CachePadded::new(Entry {
                 owner: AtomicU32::new(NOBODY),
                 leaving: AtomicBool::new(false),
+                tallied: Default::default(),
                 lane: UnsafeCell::new(Lane::default()),
             })
         };

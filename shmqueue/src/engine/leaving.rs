@@ -101,6 +101,7 @@ impl Pass<'_> {
         ReplyLane::in_use(self.region.reply_lane(client).1, first).bar(position);
         self.region.request_lane(client).0.waiting.store(AWAKE, Ordering::Relaxed);
         handler.forget(client);
+        super::tallies::close(self.region, self.lanes, client);
         let status = self.region.client_status(client);
         status.attached.store(0, Ordering::Relaxed);
         status.slots_before.store(0, Ordering::Relaxed);

@@ -23,6 +23,7 @@ mod leaving;
 mod pace;
 mod shard;
 mod takeover;
+mod tallies;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -113,6 +114,7 @@ impl Engine {
         status.server_cpus.store(engine.config.cpus.len().max(1) as u32, Ordering::Relaxed);
         status.runnable.store(0, Ordering::Relaxed);
         takeover::adopt_clients(&engine.region, &engine.lanes, &engine.shards);
+        engine.adopt_tallies();
         engine
     }
 
@@ -323,6 +325,9 @@ impl Engine {
             attached = true;
             if self.region.client_alive(client) {
                 self.publish_client(client);
+                if claim.is_some_and(|claim| claim.state == ClaimState::Attached) {
+                    self.take_tallies(client, owner);
+                }
                 continue;
             }
             if owner != NOBODY {

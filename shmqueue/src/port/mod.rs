@@ -156,6 +156,12 @@ impl Port {
         &self.attachment
     }
 
+    /// What this client counts itself, see [`RequestLaneHead::tallies`]; stored by this port's owner only.
+    #[inline]
+    pub fn tallies(&self) -> &[AtomicU64; 4] {
+        &self.request_head.tallies
+    }
+
     /// Whether this handle was inherited over a fork and is the parent's.
     #[inline]
     pub fn forked(&self) -> bool {

@@ -53,6 +53,12 @@ impl Port {
         self.replies.is_answered(position) && (position == self.oldest || self.replies.is_answered(self.oldest))
     }
 
+    /// Whether the request at `position`, sent by this port at any time, is answered.
+    #[inline]
+    pub fn answered(&self, position: u64) -> bool {
+        position < self.oldest || self.is_answered(position)
+    }
+
     /// Waits for the reply of the request at `position`.
     #[inline]
     pub fn wait(&mut self, position: u64, patience: &Patience<'_>) -> Waited {

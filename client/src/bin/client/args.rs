@@ -152,10 +152,17 @@ pub(crate) struct Condition {
 Examples:
   client read greeting
   client read image --raw > image.png    the bytes alone, without a newline
-  client read counter --with-version     VERSION<TAB>value")]
+  client read counter --with-version     VERSION<TAB>value
+  client read greeting --direct          without the server, from the table's file
+
+A direct read needs the right to read the table and nothing else: no server, no client slot, no right to the rings. Where it can
+have a client slot it takes one, so that `client stats` counts it.")]
 pub(crate) struct Read {
     /// The key
     pub(crate) key: OsString,
+    /// Read from the table's file without asking the server, which need not be there
+    #[arg(long, env = "SHMTABLE_DIRECT", value_parser = FalseyValueParser::new(), hide_env_values = true)]
+    pub(crate) direct: bool,
     /// Print the version and a tab before the value
     #[arg(long, env = "SHMTABLE_WITH_VERSION", value_parser = FalseyValueParser::new(), hide_env_values = true)]
     pub(crate) with_version: bool,

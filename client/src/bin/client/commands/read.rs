@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 
 use shmtable::exit::ExitCode;
+use shmtable::{Client, Error, Options, TableReader};
 
 use super::Context;
 use crate::args;
@@ -13,7 +14,11 @@ use crate::output::Object;
 pub(super) fn run(context: &mut Context<'_>, args: &args::Read) -> Result<ExitCode, Failure> {
     let key = args.key.as_bytes();
     let mut value = Vec::new();
-    let version = context.attach()?.read_into(key, &mut value)?;
+    let version = if args.direct {
+        read_direct(&context.options(), key, &mut value)?
+    } else {
+        context.attach()?.read_into(key, &mut value)?
+    };
     let json = context.output.json();
     let Some(version) = version else {
         if json {
@@ -34,4 +39,14 @@ pub(super) fn run(context: &mut Context<'_>, args: &args::Read) -> Result<ExitCo
         context.output.raw(b"\n")?;
     }
     Ok(ExitCode::Done)
+}
+
+/// Reads from the table itself; the item's version. Where this process can be a client it is, so that the read is counted and a bucket
+/// that is fought for can be asked of the server.
+fn read_direct(options: &Options, key: &[u8], value: &mut Vec<u8>) -> Result<Option<u64>, Error> {
+    let found = match Client::attach(options) {
+        Ok(mut client) => client.get_direct_vec(key, value)?,
+        Err(_) => TableReader::open(options)?.get_vec(key, value)?,
+    };
+    Ok(found.map(|found| found.version))
 }
