@@ -303,12 +303,12 @@ pub(crate) fn stats_of(arena: &Arena) -> TableStats {
     let committed: u64 = [Part::Deadlines, Part::ClassMap, Part::Buckets, Part::Heap]
         .map(|part| arena.section.word(crate::layout::committed_word(part)).load(Relaxed))
         .iter()
-        .sum();
+        .fold(0, |sum, committed| sum.wrapping_add(*committed));
     TableStats {
         items: live_items(arena),
         buckets: arena.bucket_count().buckets(),
         overflow_lines: sum(offset_of!(Counters, overflow_lines)),
-        memory_used_bytes: committed + arena.workers + crate::layout::WORKERS_LEN,
+        memory_used_bytes: committed.wrapping_add(arena.workers + crate::layout::WORKERS_LEN),
         memory_limit_bytes: arena.section.word(offset_of!(Header, memory_limit) as u64).load(Relaxed),
         full_total: sum(offset_of!(Counters, full)),
         chain_full_total: sum(offset_of!(Counters, chain_full)),
