@@ -5,7 +5,7 @@ mod memory;
 use memory::Memory;
 use proptest::prelude::*;
 use std::collections::HashMap;
-use table::{BATCH, Condition, ItemRef, Outcome, Reader, Reread, Table, Ticket, Writer};
+use table::{BATCH, Condition, Expiry, ItemRef, Outcome, Reader, Reread, Table, Ticket, Writer};
 
 const NONE: Ticket = Ticket { shard: 0, client: 0, generation: 0, position: 0 };
 /// Offsets of header words that tests write by hand.
@@ -28,8 +28,12 @@ fn value(n: usize, len: usize) -> Vec<u8> {
 }
 
 fn put(writer: &mut Writer<'_>, key: &[u8], value: &[u8]) -> u64 {
+    put_until(writer, key, value, Expiry::Never)
+}
+
+fn put_until(writer: &mut Writer<'_>, key: &[u8], value: &[u8], expiry: Expiry) -> u64 {
     let hash = writer.hash(key);
-    match writer.insert(key, value, hash, Condition::None, &NONE, |outcome| *outcome) {
+    match writer.insert(key, value, hash, Condition::None, expiry, &NONE, |outcome| *outcome) {
         Outcome::Inserted { version } | Outcome::Replaced { version } => version,
         other => panic!("insert answered {other:?}"),
     }
@@ -53,7 +57,11 @@ fn fill(table: &Table, count: usize) -> HashMap<Vec<u8>, Vec<u8>> {
     let mut writer = table.writer(0);
     let sizes = [0, 1, 7, 8, 9, 16, 31, 64, 100, 1000, 4096, 70_000];
     let pairs = (0..count).filter(|n| n % 3 != 0).map(|n| (key(n), value(n, sizes[n % sizes.len()])));
-    pairs.inspect(|(key, value)| drop(put(&mut writer, key, value))).collect()
+    let pairs: HashMap<_, _> = pairs.collect();
+    for (key, value) in &pairs {
+        put(&mut writer, key, value);
+    }
+    pairs
 }
 
 #[test]
@@ -121,7 +129,9 @@ fn dead_items_are_absent_for_every_way_to_look_up() {
     let memory = Memory::new(4 << 20, 16, 4096);
     let table = memory.format();
     let mut writer = table.writer(0);
-    let (first, second) = (put(&mut writer, b"first", b"1"), put(&mut writer, b"second", b"2"));
+    writer.set_now(1000);
+    let first = put(&mut writer, b"first", b"1");
+    let second = put_until(&mut writer, b"second", b"2", Expiry::At(5000));
     let mut reader = reader(&memory);
     let mut handles = [reader.handle(b"first"), reader.handle(b"second")];
     let see = |reader: &Reader<'_>, handles: &mut [table::Handle; 2]| {
@@ -134,10 +144,6 @@ fn dead_items_are_absent_for_every_way_to_look_up() {
         single
     };
     assert_eq!(see(&reader, &mut handles), [true, true]);
-    // An expiry at 5000 ms, written as the table does: the low 24 bits of word 1 are lengths and flags.
-    let (item, _) = find(&reader, b"second").expect("the key");
-    let word1 = memory.word(item.offset + 8);
-    word1.fetch_or(5000 << 24, std::sync::atomic::Ordering::Relaxed);
     reader.set_now(4999);
     assert_eq!(see(&reader, &mut handles), [true, true]);
     reader.set_now(5000);
@@ -149,6 +155,11 @@ fn dead_items_are_absent_for_every_way_to_look_up() {
     assert_eq!(see(&reader, &mut handles), [false, true]);
     memory.word(VERSION_FLOOR).store(second + 1, std::sync::atomic::Ordering::Relaxed);
     assert_eq!(see(&reader, &mut handles), [false, false]);
+    assert_eq!(put(&mut writer, b"first", b"1") > second, see(&reader, &mut handles)[0]);
+    writer.clear(&NONE, |_| ());
+    assert_eq!(see(&reader, &mut handles), [false, false]);
+    put(&mut writer, b"first", b"1");
+    assert_eq!(see(&reader, &mut handles), [true, false]);
 }
 
 #[test]
