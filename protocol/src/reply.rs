@@ -49,7 +49,8 @@ pub enum Status {
     Stepped = 21,
     /// A part came for a value that the server knows nothing of: send the whole again.
     StreamLost = 22,
-    /// Not even one item fits the room that the request reserved.
+    /// Not even one item (of a listing), or not the whole answer (of a transaction, of which nothing was done) fits the room that
+    /// the request reserved; `b` the bytes that would do, where they are known.
     RoomTooSmall = 23,
     /// `a` version, `b` milliseconds that the item has left, `u64::MAX` if it does not expire.
     Expiry = 24,
@@ -57,6 +58,10 @@ pub enum Status {
     ExpirySet = 25,
     /// Everything was removed; `a` how many items there were.
     Cleared = 26,
+    /// A transaction took effect; `a` highest version that it stored (0: none), `c` bytes that follow.
+    Committed = 27,
+    /// A transaction did nothing; `a` index of the first step whose comparison failed, `b` the version there, 0 for none.
+    Mismatch = 28,
 }
 
 impl Status {
@@ -64,7 +69,7 @@ impl Status {
     #[inline]
     pub fn from_raw(raw: u8) -> Option<Self> {
         use Status::*;
-        const ALL: [Status; 26] = [
+        const ALL: [Status; 28] = [
             Pong,
             Inserted,
             Replaced,
@@ -91,6 +96,8 @@ impl Status {
             Expiry,
             ExpirySet,
             Cleared,
+            Committed,
+            Mismatch,
         ];
         ALL.get(usize::from(raw).wrapping_sub(1)).copied()
     }

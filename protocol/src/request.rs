@@ -14,9 +14,10 @@
 //! SCAN         u64 cursor, u32 most buckets, u32 skip
 //! BUCKET       u32 skip, key
 //! DELETE_STEP  u64 cursor, u32 most buckets, u32 zero, prefix
+//! TRANSACTION  steps, see `transaction`
 //! ```
 //!
-//! Kind 12 is reserved for the mini-transaction (versions to compare, read set, write set), kind 255 is the lanes' own (`RESIZE`).
+//! Kind 255 is the lanes' own (`RESIZE`).
 
 use crate::{MAX_KEY, MAX_VALUE, Malformed, malformed, take};
 
@@ -46,6 +47,8 @@ pub enum Kind {
     Bucket = 10,
     /// Remove the items of some buckets that have a prefix.
     DeleteStep = 11,
+    /// Compare, read and write several keys as one.
+    Transaction = 12,
 }
 
 impl Kind {
@@ -64,6 +67,7 @@ impl Kind {
             9 => Self::Scan,
             10 => Self::Bucket,
             11 => Self::DeleteStep,
+            12 => Self::Transaction,
             _ => return None,
         })
     }
@@ -211,6 +215,11 @@ pub fn encode_delete_step(cursor: u64, buckets: u32) -> Head {
     Head::new(Kind::DeleteStep, 0).push(cursor.to_le_bytes()).push(buckets.to_le_bytes()).push([0; 4])
 }
 
+/// TRANSACTION: the steps follow.
+pub fn encode_transaction() -> Head {
+    Head::new(Kind::Transaction, 0)
+}
+
 /// A decoded request. Values are not part of it: `value_at` and `here` say where in the body their bytes rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the module's table describes the parts")]
@@ -226,6 +235,8 @@ pub enum Request<'a> {
     Scan { cursor: u64, buckets: u32, skip: u32 },
     Bucket { key: &'a [u8], skip: u32 },
     DeleteStep { cursor: u64, buckets: u32, prefix: &'a [u8] },
+    /// Its steps are decoded from the whole body, see [`crate::Steps`].
+    Transaction,
 }
 
 /// Decodes a request from the first bytes of its body: `front` holds at least `min(body_len, HEAD_MAX)` bytes.
@@ -297,6 +308,7 @@ pub fn decode(kind: u8, flags: u8, front: &[u8], body_len: usize) -> Result<Requ
             let _: [u8; 4] = take(front, &mut at, "delete step")?;
             Ok(Request::DeleteStep { cursor, buckets, prefix: rest(front, at, body_len)? })
         }
+        Kind::Transaction => Ok(Request::Transaction),
     }
 }
 
