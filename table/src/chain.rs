@@ -195,6 +195,37 @@ pub(crate) fn probe<K: KeyBytes>(arena: &Arena, bucket: u64, tag: u64, key: K) -
     }
 }
 
+/// Where a bucket has room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Room {
+    /// In this slot.
+    Slot(u64),
+    /// In none: a line may be linked to this last one, if there are not too many.
+    Behind { last: u64, lines: u32 },
+}
+
+/// The first empty slot of a chain that is not `taken` for something else. Needs the lock.
+pub(crate) fn room(arena: &Arena, bucket: u64, taken: impl Fn(u64) -> bool) -> Room {
+    let (mut last, mut lines) = (bucket, 0);
+    loop {
+        let mut next = None;
+        for index in 0..SLOTS {
+            let slot = slot_at(last, index);
+            let word = arena.section.word(slot).load(Relaxed);
+            if word == 0 && !taken(slot) {
+                return Room::Slot(slot);
+            }
+            if index == SLOTS - 1 && is_link(word) {
+                next = line_of(arena, arena.heap_end, word);
+            }
+        }
+        match next {
+            Some(line) if lines < CHAIN_CAP => (last, lines) = (line, lines + 1),
+            _ => return Room::Behind { last, lines },
+        }
+    }
+}
+
 /// Fills a fresh line with what stands in slot 6 of `last` and with `word`. The returned (slot, old, new) is the one
 /// store that links both.
 #[inline]

@@ -36,7 +36,7 @@ pub struct Effect {
     pub kind: EffectKind,
     /// Version of the item: the new one, or the deleted one.
     pub version: u64,
-    /// Number (as the bits of an i64), length or count; else 0.
+    /// Number (as the bits of an i64), length, count, or what the answer to a transaction was said to be; else 0.
     pub value: u64,
 }
 
@@ -58,6 +58,8 @@ pub enum EffectKind {
     Expires = 6,
     /// The version floor was raised; the slot of the record is the floor, the value how many items were there.
     Cleared = 7,
+    /// A transaction stored several slots; only redo lists speak of it, no intent.
+    Committed = 64,
 }
 
 impl EffectKind {
@@ -89,6 +91,17 @@ pub struct PendingIntent {
     pub effect: Effect,
 }
 
+/// The word that names the shard and the client of a ticket.
+#[inline]
+pub(crate) fn asker_of(ticket: &Ticket) -> u64 {
+    u64::from(ticket.client) << 32 | u64::from(ticket.shard)
+}
+
+/// The ticket that three words of a record stand for.
+pub(crate) fn ticket_of(asker: u64, generation: u64, position: u64) -> Ticket {
+    Ticket { shard: asker as u32, client: (asker >> 32) as u32, generation: generation as u32, position }
+}
+
 /// One store of a slot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlotStore {
@@ -109,7 +122,7 @@ pub(crate) fn write_and_apply(arena: &Arena, record: u64, ticket: &Ticket, effec
 #[inline]
 pub(crate) fn write(arena: &Arena, record: u64, ticket: &Ticket, effect: &Effect, store: SlotStore) {
     let word = |field: usize| arena.section.word(record + field as u64);
-    word(offset_of!(Intent, asker)).store(u64::from(ticket.client) << 32 | u64::from(ticket.shard), Relaxed);
+    word(offset_of!(Intent, asker)).store(asker_of(ticket), Relaxed);
     word(offset_of!(Intent, generation)).store(u64::from(ticket.generation), Relaxed);
     word(offset_of!(Intent, position)).store(ticket.position, Relaxed);
     word(offset_of!(Intent, slot)).store(store.slot, Relaxed);
@@ -133,13 +146,8 @@ pub(crate) fn read(arena: &Arena, worker: u32) -> Option<(PendingIntent, SlotSto
     let word = |field: usize| arena.section.word(record + field as u64).load(Relaxed);
     let state = word(offset_of!(Intent, state));
     let kind = EffectKind::from_number(state as u8)?;
-    let asker = word(offset_of!(Intent, asker));
-    let ticket = Ticket {
-        shard: asker as u32,
-        client: (asker >> 32) as u32,
-        generation: word(offset_of!(Intent, generation)) as u32,
-        position: word(offset_of!(Intent, position)),
-    };
+    let ticket =
+        ticket_of(word(offset_of!(Intent, asker)), word(offset_of!(Intent, generation)), word(offset_of!(Intent, position)));
     let effect = Effect { kind, version: state >> 8, value: word(offset_of!(Intent, value)) };
     let store = SlotStore {
         slot: word(offset_of!(Intent, slot)),

@@ -149,7 +149,7 @@ pub(crate) struct RedoEntry {
     pub(crate) new: u64,
 }
 
-/// A worker's redo list for operations on several keys: entries, count, then the commit word.
+/// A worker's redo list for operations on several keys, see [`crate::redo`].
 #[repr(C)]
 pub(crate) struct RedoList {
     /// 0: not committed. Else the number of entries to store.
@@ -158,7 +158,10 @@ pub(crate) struct RedoList {
     pub(crate) generation: u64,
     pub(crate) position: u64,
     pub(crate) entries: [RedoEntry; 168],
-    pub(crate) pad: [u64; 4],
+    /// Of the answer: the highest version that is stored, and what the asker is told besides.
+    pub(crate) version: u64,
+    pub(crate) value: u64,
+    pub(crate) pad: [u64; 2],
 }
 
 /// A bucket, or (with a mark in place of the version) an overflow line.
@@ -194,6 +197,7 @@ const _: () = {
     assert!(size_of::<WorkerRecord>() == 128 && offset_of!(WorkerRecord, counters) == 64);
     assert!(size_of::<RedoEntry>() == 24);
     assert!(size_of::<RedoList>() == 4096 && offset_of!(RedoList, entries) == 32);
+    assert!(offset_of!(RedoList, version) == 4064 && offset_of!(RedoList, value) == 4072);
     assert!(size_of::<Line>() == 64 && offset_of!(Line, slots) == 8);
 };
 

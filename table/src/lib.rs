@@ -58,6 +58,7 @@ mod reader_batch;
 mod recovery;
 #[cfg(not(loom))]
 mod reference;
+mod redo;
 #[cfg(not(loom))]
 mod reservation;
 mod runs;
@@ -81,6 +82,10 @@ mod sweep;
 mod sync;
 #[cfg(all(test, not(loom)))]
 mod torn;
+#[cfg(all(test, not(loom)))]
+mod torn_transaction;
+#[cfg(not(loom))]
+mod transaction;
 #[cfg(not(loom))]
 mod update;
 mod words;
@@ -117,5 +122,7 @@ pub use server_half::{RegionState, Table, TableError, TableStats};
 pub use store::{Commit, CommitError};
 #[cfg(not(loom))]
 pub use sweep::Ahead;
+#[cfg(not(loom))]
+pub use transaction::{Answer, Change, Declined, Step};
 #[cfg(not(loom))]
 pub use writer::Writer;

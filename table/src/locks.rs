@@ -1,8 +1,10 @@
 //! Several buckets locked at once, in address order: the basis of operations on several keys.
 //!
 //! K1: locks are taken in ascending order of the bucket, each once, by a writer that holds no other; so two sets
-//! never wait for each other in a circle.
+//! never wait for each other in a circle. K2: once they are held, each key's bucket is the one that was locked, and stays it: a split
+//! takes the lock of the bucket that it splits.
 
+use crate::words::BucketCount;
 use crate::writer::{Held, Writer};
 use thiserror::Error;
 
@@ -20,9 +22,9 @@ pub struct TooManyKeys {
 /// The buckets of several keys, locked until this is dropped. The writer cannot be used for anything else meanwhile.
 pub struct LockedBuckets<'w, 'a> {
     writer: &'w mut Writer<'a>,
-    held: [Option<Held>; MAX_LOCKED],
+    /// In ascending order, each with whether it was changed.
+    held: [Option<(Held, bool)>; MAX_LOCKED],
     len: usize,
-    changed: bool,
 }
 
 impl<'a> Writer<'a> {
@@ -31,32 +33,39 @@ impl<'a> Writer<'a> {
         if hashes.len() > MAX_LOCKED {
             return Err(TooManyKeys { found: hashes.len() });
         }
-        let mut locked = LockedBuckets { writer: self, held: [None; MAX_LOCKED], len: 0, changed: false };
+        let mut locked = LockedBuckets { writer: self, held: [None; MAX_LOCKED], len: 0 };
+        let mut count = locked.writer.arena.bucket_count();
         loop {
-            let count = locked.writer.arena.bucket_count();
-            let mut indexes = [0u64; MAX_LOCKED];
-            for (index, &hash) in indexes.iter_mut().zip(hashes) {
-                *index = count.index(hash);
-            }
-            let indexes = &mut indexes[..hashes.len()];
-            indexes.sort_unstable();
-            let mut last = None;
-            for &index in indexes.iter() {
-                if last != Some(index) {
-                    locked.held[locked.len] = Some(locked.writer.lock_bucket(index));
-                    locked.len += 1;
-                    last = Some(index);
-                }
-            }
-            if locked.writer.arena.bucket_count() == count {
+            locked.lock_all(hashes, count);
+            let now = locked.writer.arena.bucket_count();
+            // A split elsewhere has moved none of these keys.
+            if now == count || hashes.iter().all(|&hash| now.index(hash) == count.index(hash)) {
                 return Ok(locked);
             }
             locked.unlock_all();
+            count = now;
         }
     }
 }
 
-impl LockedBuckets<'_, '_> {
+impl<'a> LockedBuckets<'_, 'a> {
+    fn lock_all(&mut self, hashes: &[u64], count: BucketCount) {
+        let mut indexes = [0u64; MAX_LOCKED];
+        for (index, &hash) in indexes.iter_mut().zip(hashes) {
+            *index = count.index(hash);
+        }
+        let indexes = &mut indexes[..hashes.len()];
+        indexes.sort_unstable();
+        let mut last = None;
+        for &index in indexes.iter() {
+            if last != Some(index) {
+                self.held[self.len] = Some((self.writer.lock_bucket(index), false));
+                self.len += 1;
+                last = Some(index);
+            }
+        }
+    }
+
     /// How many buckets are locked.
     pub fn len(&self) -> usize {
         self.len
@@ -67,14 +76,21 @@ impl LockedBuckets<'_, '_> {
         self.len == 0
     }
 
-    /// Says that slots were stored, so that readers of these buckets retry.
-    pub fn set_changed(&mut self) {
-        self.changed = true;
+    /// The writer that holds the locks.
+    pub(crate) fn writer(&mut self) -> &mut Writer<'a> {
+        self.writer
     }
 
-    fn unlock_all(&mut self) {
-        for held in self.held[..self.len].iter_mut().filter_map(Option::take) {
-            if self.changed { self.writer.unlock(held) } else { self.writer.unlock_unchanged(held) }
+    /// Says that slots of a bucket (by its offset) were stored, so that its readers retry.
+    pub(crate) fn set_changed(&mut self, bucket: u64) {
+        let held = self.held[..self.len].iter_mut().flatten().find(|(held, _)| held.bucket == bucket);
+        held.expect("only buckets that are locked are changed").1 = true;
+    }
+
+    /// Unlocks all, before this is dropped.
+    pub(crate) fn unlock_all(&mut self) {
+        for (held, changed) in self.held[..self.len].iter_mut().filter_map(Option::take) {
+            if changed { self.writer.unlock(held) } else { self.writer.unlock_unchanged(held) }
         }
         self.len = 0;
     }

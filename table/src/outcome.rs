@@ -78,6 +78,20 @@ pub enum Outcome {
         /// Items that were there.
         count: u64,
     },
+    /// A transaction took effect.
+    Committed {
+        /// Highest version among the items it stored, 0 if it stored none.
+        version: u64,
+        /// What the writer of its answer made of it, see [`Writer::transact`](crate::Writer::transact).
+        value: u64,
+    },
+    /// A comparison of a transaction failed; nothing was done.
+    Mismatch {
+        /// The first step whose version differs.
+        step: u32,
+        /// The version there, 0 if the key is absent.
+        version: u64,
+    },
     /// The key's value is not the decimal text of an i64.
     NotANumber,
     /// The sum does not fit an i64.
@@ -102,6 +116,7 @@ impl Outcome {
             EffectKind::Length => Outcome::Length { len: effect.value as u32, version },
             EffectKind::Expires => Outcome::Expires { version },
             EffectKind::Cleared => Outcome::Cleared { count: effect.value },
+            EffectKind::Committed => Outcome::Committed { version, value: effect.value },
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Taking a table over from a dead server: what the buckets reach is the table, everything else is free memory.
 //!
 //! ```text
-//! header checked ─▶ intents read ─▶ each bucket: odd version ─▶ next even, chain and slots checked, blocks marked
+//! header checked ─▶ redo lists completed ─▶ intents read
+//!                ─▶ each bucket: odd version ─▶ next even, chain and slots checked, blocks marked
 //!                ─▶ spans settled ─▶ counters and deadlines set ─▶ joined
 //! ```
 //!
@@ -9,7 +10,7 @@
 //! stand in their new bucket, the second were cleared.
 //!
 //! V1: every step only repeats what a second run would do: a join killed anywhere is followed by another. V2: intents
-//! stay in their records until the first writer is taken, so that a second join reports them again. V3: nothing read
+//! and redo lists stay in their records until the first writer is taken, so that a second join reports them again. V3: nothing read
 //! from the section is followed before it was checked; what does not check is dropped and counted.
 
 use crate::arena::Arena;
@@ -21,6 +22,7 @@ use crate::header::{self, JoinError};
 use crate::intent::{self, PendingIntent};
 use crate::layout::{CHAIN_CAP, Counters, GROUP, Header, LINE, MAX_WORKERS, Part, SLOTS, WorkerRecord};
 use crate::prefetch;
+use crate::redo;
 use crate::section::Section;
 use crate::server_half::{Table, reserve_units};
 use crate::spans::{Spans, unit_entry};
@@ -43,7 +45,7 @@ pub struct Recovery {
     pub repaired_buckets: u64,
     /// Slots whose contents could not be an item's, or were one's twice.
     pub dropped_slots: u64,
-    /// Mutations that were under way.
+    /// Mutations that were under way. Transactions among them are applied: what was committed has been finished.
     pub intents: Vec<PendingIntent>,
 }
 
@@ -62,13 +64,15 @@ impl Table {
         let identity = header::read(&section, len)?;
         let geometry = identity.geometry;
         let arena = geometry.arena(section);
+        // Before any bucket is looked at: what was committed is in the buckets from here on.
+        let transactions = redo::complete(&arena, &geometry);
         let committed = identity.committed[Part::Heap as usize];
         let mut spans = Spans::new(arena.clone(), reserve_units(&geometry));
         spans.grow(committed / UNIT, false);
         let mut rebuild = Rebuild {
             end: arena.heap_start + committed,
             hasher: Hasher::new(identity.seed),
-            recovery: Recovery { intents: pending_intents(&arena), ..Recovery::default() },
+            recovery: Recovery { intents: [pending_intents(&arena), transactions].concat(), ..Recovery::default() },
             lines: 0,
             highest_version: 0,
             floor: arena.version_floor(),
@@ -82,7 +86,7 @@ impl Table {
         rebuild.counters();
         let Rebuild { arena, spans, recovery, next_due, .. } = rebuild;
         let used = arena.workers
-            + [Part::Workers, Part::Deadlines, Part::ClassMap, Part::Buckets, Part::Heap]
+            + [Part::Workers, Part::Redo, Part::Deadlines, Part::ClassMap, Part::Buckets, Part::Heap]
                 .map(|part| identity.committed[part as usize])
                 .iter()
                 .sum::<u64>();

@@ -194,6 +194,7 @@ impl Table {
             for each in 0..MAX_WORKERS {
                 crate::intent::clear(&self.arena, self.arena.record(each));
             }
+            crate::redo::clear_all(&self.arena, &self.geometry);
         }
         drop(stand);
         Writer::new(self, worker)
@@ -300,7 +301,7 @@ pub(crate) fn live_items(arena: &Arena) -> u64 {
 /// The counters that stand in the section.
 pub(crate) fn stats_of(arena: &Arena) -> TableStats {
     let sum = |field: usize| sum_of(arena, field);
-    let committed: u64 = [Part::Deadlines, Part::ClassMap, Part::Buckets, Part::Heap]
+    let committed: u64 = [Part::Redo, Part::Deadlines, Part::ClassMap, Part::Buckets, Part::Heap]
         .map(|part| arena.section.word(crate::layout::committed_word(part)).load(Relaxed))
         .iter()
         .fold(0, |sum, committed| sum.wrapping_add(*committed));

@@ -7,6 +7,7 @@
 use crate::arena::Arena;
 use crate::classes::UNIT;
 use crate::layout::{Header, PAGE, Part, committed_word};
+use crate::redo::LIST;
 use crate::spans::Spans;
 use crate::sync::Ordering::{Relaxed, Release};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard};
@@ -124,6 +125,24 @@ impl Store {
                 return if spans.dissolve_empty() { spans.take_run(units, overwrite) } else { None };
             }
         }
+    }
+
+    /// Backs the redo lists of the workers up to this one; whether they are.
+    #[cold]
+    pub(crate) fn back_redo(&self, redo: u64, worker: u32) -> bool {
+        let _growing = self.growing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let committed = self.arena.section.word(committed_word(Part::Redo));
+        let (have, need) = (committed.load(Relaxed), (u64::from(worker) + 1) * LIST);
+        let more = need.saturating_sub(have);
+        if more == 0 {
+            return true;
+        }
+        if self.used() + more > self.limit() || !self.back(redo + have, more) {
+            return false;
+        }
+        // ORDER(committed): Release pairs with the Acquire in `redo::is_backed`.
+        committed.store(need, Release);
+        true
     }
 
     /// Gives blocks or runs back.

@@ -391,7 +391,7 @@ impl<'a> Writer<'a> {
 
     /// An item was linked where none was.
     #[inline]
-    fn linked(&mut self) {
+    pub(crate) fn linked(&mut self) {
         self.count(offset_of!(Counters, items), 1);
         self.untold += 1;
         if self.untold >= TELL || self.owed_splits > 0 {
