@@ -27,8 +27,9 @@ impl Client {
         self.call_with(head, key, &[], span, write)
     }
 
+    /// The same with a value, and with the slots that request and reply span.
     #[inline]
-    fn call_with(&mut self, head: &Head, key: &[u8], value: &[u8], span: usize, write: bool) -> Result<Reply, Error> {
+    pub(crate) fn call_with(&mut self, head: &Head, key: &[u8], value: &[u8], span: usize, write: bool) -> Result<Reply, Error> {
         if self.port.forked() {
             return Err(Error::Forked);
         }

@@ -65,6 +65,22 @@ pub enum Error {
     /// The sum is not an i64.
     #[error("incr failed: the sum does not fit an i64; store a smaller number first")]
     Overflow,
+    /// A transaction, or what it reads, is more than one message carries.
+    #[error("transaction refused: {found} {what} against at most {most}; split it")]
+    TransactionSize {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much.
+        found: usize,
+        /// The limit.
+        most: usize,
+    },
+    /// A transaction wants two things of one key.
+    #[error("transaction refused: one of its keys is {what}; name it once")]
+    TransactionTwice {
+        /// Which.
+        what: &'static str,
+    },
     /// The value was replaced before it could be copied out of a pipelined reply; or this handle does not map the table, and the value is
     /// longer than a reply (16 bytes). Sync calls and [`crate::Client::get_many`] read it all the same.
     #[error("read overtaken: the value was replaced before it could be copied; read it again")]
@@ -115,7 +131,9 @@ impl Error {
             }
             Self::TimedOut { .. } | Self::Busy => ExitCode::TimedOut,
             Self::Full | Self::ChainFull => ExitCode::Full,
-            Self::KeySize { .. } | Self::ValueSize { .. } => ExitCode::Refused,
+            Self::KeySize { .. } | Self::ValueSize { .. } | Self::TransactionSize { .. } | Self::TransactionTwice { .. } => {
+                ExitCode::Refused
+            }
             Self::NotANumber | Self::Overflow => ExitCode::NotMet,
             _ => ExitCode::Internal,
         }

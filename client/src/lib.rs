@@ -15,6 +15,8 @@
 //! - **A pipeline** ([`Client::pipeline`]): many requests in flight, replies in the order sent.
 //! - **Poll level** ([`Client::try_submit`], [`Client::poll`]): no system call, no allocation, the caller's own way to idle.
 //!
+//! Several keys at one moment are a [`Client::transaction`].
+//!
 //! # Threads, forks, cost
 //! A [`Client`] is `Send` and not `Sync`: one thread at a time. A program with several threads attaches once per thread. Each
 //! handle takes one client slot of the region, about 200 KiB of shared memory for its lanes, three mappings of its own and one
@@ -42,6 +44,7 @@ mod pipeline;
 mod polled;
 mod table_map;
 mod table_reader;
+mod transaction;
 
 pub use client::{Client, Stored};
 pub use direct::{Found, Handle, Reread};
@@ -55,3 +58,4 @@ pub use pipeline::Pipeline;
 pub use protocol::{Condition, MAX_KEY, MAX_VALUE};
 pub use shmqueue::wait::WaitMode;
 pub use table_reader::TableReader;
+pub use transaction::{Transacted, Transaction, Versioned};

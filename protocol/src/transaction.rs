@@ -186,12 +186,12 @@ pub fn read_answer_len(value_len: usize) -> usize {
 /// Bytes that the answer to a write takes.
 pub const WRITE_ANSWER: usize = 8;
 
-/// Appends the answer to a read; `version` 0 for an absent key.
-pub fn encode_read_answer(version: u64, value: &[u8], out: &mut Vec<u8>) {
+/// Appends the answer to a read; `version` 0 for an absent key. `append` appends the value, of the length said.
+pub fn encode_read_answer(version: u64, value_len: u32, out: &mut Vec<u8>, append: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(&version.to_le_bytes());
-    out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    out.extend_from_slice(&value_len.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(value);
+    append(out);
     out.resize(out.len().next_multiple_of(8), 0);
 }
 
@@ -308,9 +308,9 @@ mod tests {
     #[test]
     fn answers_come_back_in_their_order() {
         let mut bytes = Vec::new();
-        encode_read_answer(7, b"seven", &mut bytes);
+        encode_read_answer(7, 5, &mut bytes, |out| out.extend_from_slice(b"seven"));
         encode_write_answer(8, &mut bytes);
-        encode_read_answer(0, b"", &mut bytes);
+        encode_read_answer(0, 0, &mut bytes, |_| {});
         assert_eq!(bytes.len(), read_answer_len(5) + WRITE_ANSWER + read_answer_len(0));
         let mut answers = Answers::new(&bytes);
         assert_eq!(answers.read(), Ok(Some((7, &b"seven"[..]))));

@@ -301,7 +301,7 @@ fn recover(engine: &Engine, joined: &Joined) {
 
 /// The reply that the dead worker would have given.
 fn reply_of(effect: &Effect) -> Reply {
-    // An effect has no outcome that a limit is told with.
+    // An effect has no outcome that a limit is told with. The further bytes of a transaction's stand in the lane since before its commit.
     service::reply_of(&table::Outcome::of(effect), 0)
 }
 

@@ -57,8 +57,9 @@ mod reader_batch;
 #[cfg(not(loom))]
 mod recovery;
 #[cfg(not(loom))]
-mod reference;
 mod redo;
+#[cfg(not(loom))]
+mod reference;
 #[cfg(not(loom))]
 mod reservation;
 mod runs;

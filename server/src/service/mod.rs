@@ -8,6 +8,7 @@
 
 mod listing;
 mod streams;
+mod transaction;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -97,6 +98,7 @@ impl<'a> Service<'a> {
                 let (removed, next) = self.writer.delete_step(cursor, buckets.min(listing::MOST_BUCKETS), prefix);
                 answer(job, Reply { status: Status::Stepped, a: removed, b: next.unwrap_or(u64::MAX), c: 0 });
             }
+            Request::Transaction => self.transaction(job),
             _ => self.refuse(job, Reply::bare(Status::Malformed)),
         }
     }
@@ -346,6 +348,8 @@ pub(crate) fn reply_of(outcome: &Outcome, max_value: u32) -> Reply {
         Outcome::Length { len, version } => Reply { b: len.into(), ..Reply::versioned(Status::Length, version) },
         Outcome::Expires { version } => Reply::versioned(Status::ExpirySet, version),
         Outcome::Cleared { count } => Reply { a: count, ..Reply::bare(Status::Cleared) },
+        Outcome::Committed { version, value } => Reply { c: value, ..Reply::versioned(Status::Committed, version) },
+        Outcome::Mismatch { step, version } => Reply { status: Status::Mismatch, a: step.into(), b: version, c: 0 },
         Outcome::NotANumber => Reply::bare(Status::NotANumber),
         Outcome::Overflow => Reply::bare(Status::Overflow),
         Outcome::Full => Reply::bare(Status::Full),

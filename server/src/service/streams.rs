@@ -176,7 +176,7 @@ impl Service<'_> {
     }
 }
 
-fn copy_part(job: &Job<'_>, at: usize, len: usize, out: &mut Vec<u8>) {
+pub(super) fn copy_part(job: &Job<'_>, at: usize, len: usize, out: &mut Vec<u8>) {
     out.reserve(len);
     // SAFETY: `len` bytes of room were reserved and are filled.
     unsafe {
