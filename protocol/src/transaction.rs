@@ -241,7 +241,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn steps() -> impl Strategy<Value = Vec<(Vec<u8>, Option<u64>, bool, u8, Vec<u8>, u64)>> {
+    /// Key, comparison, read or not, kind of write, value, lifetime.
+    type Parts = (Vec<u8>, Option<u64>, bool, u8, Vec<u8>, u64);
+
+    fn steps() -> impl Strategy<Value = Vec<Parts>> {
         let bytes = |most: usize| proptest::collection::vec(any::<u8>(), 0..most);
         proptest::collection::vec((bytes(40), any::<Option<u64>>(), any::<bool>(), 0..5u8, bytes(300), any::<u64>()), 0..20)
     }

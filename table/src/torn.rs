@@ -1,7 +1,7 @@
 //! States that a death leaves behind, written by hand, and what `Table::join` makes of them.
 
 #[path = "../tests/memory/mod.rs"]
-mod memory;
+pub(crate) mod memory;
 
 use crate::chain;
 use crate::intent::{self, SlotStore};

@@ -1,17 +1,14 @@
 //! Transactions that a death cut short, written by hand, and what `Table::join` makes of them.
 
-#[path = "../tests/memory/mod.rs"]
-mod memory;
-
 use crate::chain;
 use crate::clock::Expiry;
 use crate::layout::{RedoEntry, RedoList};
 use crate::redo;
 use crate::sync::Ordering::Relaxed;
+use crate::torn::memory::Memory;
 use crate::transaction::{Change, Step};
 use crate::words::{link_word, slot_word};
 use crate::{Condition, EffectKind, Outcome, Table, Ticket, Writer};
-use memory::Memory;
 use std::mem::{offset_of, size_of};
 
 const TICKET: Ticket = Ticket { shard: 3, client: 5, generation: 7, position: 11 };

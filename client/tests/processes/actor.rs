@@ -9,7 +9,7 @@ use shmtable::Options;
 
 use crate::board::{Board, Word};
 use crate::watch::{freeze, send, until, watched};
-use crate::{churn, deaths, forks, hostile, ranges, restarts, stops};
+use crate::{churn, deaths, forks, hostile, ranges, restarts, stops, transactions};
 
 const VARIABLE: &str = "PROCESSES_ACTOR";
 /// Longer than any watchdog: a call of an actor that nobody answers fails the test by the watchdog.
@@ -30,6 +30,8 @@ const ROLES: &[(&str, Play)] = &[
     ("counting, failing fast", restarts::play_failing_fast),
     ("large values", restarts::play_large),
     ("full lane", stops::play_full_lane),
+    ("transfers", transactions::play_transfers),
+    ("auditor", transactions::play_auditor),
 ];
 
 /// What an actor knows of its test.

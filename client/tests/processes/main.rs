@@ -19,6 +19,7 @@ mod reclaimed;
 mod restarts;
 mod stops;
 mod timeouts;
+mod transactions;
 mod values;
 #[path = "../support/watch.rs"]
 mod watch;
