@@ -164,7 +164,7 @@ fn operation<'a>(step: &'a Step, value: &'a mut [u8]) -> Operation<'a> {
     match step.kind {
         Kind::Insert => {
             keys::fill(value, step.word);
-            Operation::Insert { key: &step.key, value, condition: Condition::Always }
+            Operation::insert(&step.key, value)
         }
         Kind::Read => Operation::Read { key: &step.key },
         Kind::Delete => Operation::Delete { key: &step.key, condition: Condition::Always },

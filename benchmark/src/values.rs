@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde::Serialize;
-use shmtable::{Client, Completion, Condition, Operation, Outcome};
+use shmtable::{Client, Completion, Operation, Outcome};
 
 use crate::cli::{Common, Report, Wait, seconds, short};
 use crate::keys::{self, Key, KeyRange};
@@ -207,7 +207,7 @@ impl SizeBench {
         let mut on_reply = |completion: Completion<'_>| wrong += u64::from(!matches!(completion.outcome, Outcome::Stored { .. }));
         let begin = Instant::now();
         let rate = self.timed(|key| {
-            let operation = Operation::Insert { key: &self.keys[key], value: &self.values[key], condition: Condition::Always };
+            let operation = Operation::insert(&self.keys[key], &self.values[key]);
             pipeline.submit(&operation, &mut on_reply).map(|_| ()).map_err(Error::table("writing"))
         })?;
         let submitted = begin.elapsed();

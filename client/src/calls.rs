@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::{
-    Condition, Head, MAX_KEY, MAX_VALUE, Reply, Status, encode_copy, encode_delete, encode_incr, encode_read, inline_bytes,
-};
+use protocol::{Condition, Head, MAX_KEY, MAX_VALUE, Reply, Status, encode_copy, encode_delete, encode_read, inline_bytes};
 use shmqueue::lane::{span_of_body, span_of_reply};
 
 use crate::client::{Client, PART, Pending, Stored, encode, unexpected};
 use crate::error::Error;
+use crate::expiry::InsertOptions;
 use crate::operation::Operation;
 use crate::table_map::TableMap;
 
@@ -114,7 +113,7 @@ impl Client {
         if key.is_empty() || key.len() > MAX_KEY { Err(Error::KeySize { found: key.len() }) } else { Ok(()) }
     }
 
-    fn send_value(&mut self, operation: &Operation<'_>) -> Result<Reply, Error> {
+    pub(crate) fn send_value(&mut self, operation: &Operation<'_>) -> Result<Reply, Error> {
         let (head, key, value, _) = encode(operation);
         Self::check_key(key)?;
         if value.len() > self.max_value() {
@@ -147,7 +146,7 @@ impl Client {
         self.finish_call()
     }
 
-    /// Stores a value.
+    /// Stores a value, to live until it is removed; [`Client::insert_with`] gives it a time to live.
     ///
     /// # Errors
     /// [`Error::Full`], [`Error::ChainFull`], [`Error::KeySize`], [`Error::ValueSize`], and those of [`Client::wait`].
@@ -164,14 +163,7 @@ impl Client {
     /// As [`Client::insert`].
     #[inline]
     pub fn insert_if(&mut self, key: &[u8], value: &[u8], condition: Condition) -> Result<Option<Stored>, Error> {
-        let reply = self.send_value(&Operation::Insert { key, value, condition })?;
-        let version = reply.version();
-        match reply.status {
-            Status::Inserted => Ok(Some(Stored { replaced: false, version })),
-            Status::Replaced => Ok(Some(Stored { replaced: true, version })),
-            Status::ConditionNotMet | Status::NotFound => Ok(None),
-            _ => Err(unexpected(&reply, key.len(), value.len())),
-        }
+        self.insert_with(key, value, InsertOptions::new().condition(condition))
     }
 
     /// Reads a value.
@@ -181,6 +173,15 @@ impl Client {
     pub fn read(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let mut value = Vec::new();
         Ok(self.read_into(key, &mut value)?.map(|_| value))
+    }
+
+    /// Reads a value with its version, for [`Condition::IfVersion`]: read, compute, and store only if nobody wrote meanwhile.
+    ///
+    /// # Errors
+    /// As [`Client::read`].
+    pub fn read_versioned(&mut self, key: &[u8]) -> Result<Option<(u64, Vec<u8>)>, Error> {
+        let mut value = Vec::new();
+        Ok(self.read_into(key, &mut value)?.map(|version| (version, value)))
     }
 
     /// Reads a value into `out` (cleared first; no allocation when its capacity suffices); returns the item's version.
@@ -266,20 +267,15 @@ impl Client {
         }
     }
 
-    /// Adds to a decimal number; a missing key counts as 0. Returns the sum.
+    /// Adds to a decimal number; a missing key counts as 0. An expiry stays. Returns the sum.
     ///
     /// # Errors
     /// [`Error::NotANumber`], [`Error::Overflow`], [`Error::Full`], and those of [`Client::wait`].
     pub fn incr(&mut self, key: &[u8], by: i64) -> Result<i64, Error> {
-        Self::check_key(key)?;
-        let reply = self.call(&encode_incr(by, None), key, true, 0)?;
-        match reply.status {
-            Status::Number => Ok(reply.b as i64),
-            _ => Err(unexpected(&reply, key.len(), 0)),
-        }
+        self.incr_with(key, by, None)
     }
 
-    /// Appends bytes to a value; a missing key counts as empty. Returns the new length.
+    /// Appends bytes to a value; a missing key counts as empty. An expiry stays. Returns the new length.
     ///
     /// # Errors
     /// [`Error::ValueSize`] when the result would be too long, [`Error::Full`], and those of [`Client::wait`].

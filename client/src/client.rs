@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use protocol::{
-    Head, INLINE_MAX, MAX_VALUE, Reply, encode_append, encode_bucket, encode_delete, encode_incr, encode_insert, encode_read,
+    Head, INLINE_MAX, MAX_VALUE, Reply, encode_append, encode_bucket, encode_delete, encode_expire, encode_incr, encode_insert,
+    encode_persist, encode_read, encode_ttl,
 };
 use shmqueue::port::Port;
 use shmqueue::region::{ClientRegion, RegionName};
@@ -195,11 +196,16 @@ pub(crate) fn join(name: &RegionName, options: &Options) -> Result<ClientRegion,
 pub(crate) fn encode<'a>(operation: &Operation<'a>) -> (Head, &'a [u8], &'a [u8], usize) {
     match *operation {
         Operation::Read { key } => (encode_read(), key, &[], 0),
-        Operation::Insert { key, value, condition } => (encode_insert(key.len(), value.len(), condition, None), key, value, 0),
+        Operation::Insert { key, value, condition, ttl } => {
+            (encode_insert(key.len(), value.len(), condition, ttl), key, value, 0)
+        }
         Operation::Delete { key, condition } => (encode_delete(condition), key, &[], 0),
         Operation::Bucket { key } => (encode_bucket(0), key, &[], BUCKET_ROOM),
         Operation::Ping => (protocol::encode_ping(), &[], &[], 0),
-        Operation::Incr { key, by } => (encode_incr(by, None), key, &[], 0),
+        Operation::Incr { key, by, ttl } => (encode_incr(by, ttl), key, &[], 0),
         Operation::Append { key, bytes } => (encode_append(key.len(), bytes.len()), key, bytes, 0),
+        Operation::Ttl { key } => (encode_ttl(), key, &[], 0),
+        Operation::Expire { key, ttl } => (encode_expire(ttl), key, &[], 0),
+        Operation::Persist { key } => (encode_persist(), key, &[], 0),
     }
 }

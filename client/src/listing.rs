@@ -1,9 +1,10 @@
 //! Buckets, scans, and removals that walk the table in bounded steps.
 
-use protocol::{Entries, EntryValue, Head, Status, encode_bucket, encode_delete_step, encode_scan};
+use protocol::{Entries, EntryValue, Head, Status, encode_bucket, encode_clear, encode_delete_step, encode_scan};
 
 use crate::client::{Client, unexpected};
 use crate::error::Error;
+use crate::expiry::Remaining;
 
 /// Bytes that a listing makes room for at first.
 const ROOM: usize = 4 << 10;
@@ -11,8 +12,14 @@ const ROOM: usize = 4 << 10;
 const MOST_ROOM: usize = 16 << 10;
 /// Buckets looked at in one step.
 const STEP: u32 = 256;
+/// Highest index of a bucket that a cursor can hold.
+const MOST_INDEX: u64 = (1 << 36) - 1;
 /// The cursor that means the end.
 const END: u64 = u64::MAX;
+/// Reads of a value that was replaced while it was listed, before its expiry may be an older one's.
+const PAIR_TRIES: u32 = 8;
+/// The type's part of an entry's byte.
+const TYPE_MASK: u8 = 31;
 
 /// An item of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +30,10 @@ pub struct Item {
     pub value: Vec<u8>,
     /// The item's version.
     pub version: u64,
+    /// How long it still had to live when it was listed.
+    pub remaining: Remaining,
+    /// The type of the value: 0 for plain bytes, the only one so far.
+    pub kind: u8,
 }
 
 /// A bucket with its items.
@@ -51,11 +62,16 @@ impl Client {
         if key.is_empty() || key.len() > protocol::MAX_KEY {
             return Err(Error::KeySize { found: key.len() });
         }
-        let mut items = Vec::new();
-        let page = self.page(encode_bucket(0), key, &mut items)?;
-        let index = page.bucket;
-        self.rest_of_bucket(page, &mut items)?;
-        Ok(Bucket { index, items })
+        loop {
+            let mut items = Vec::new();
+            let page = self.page(encode_bucket(0), key, &mut items)?;
+            let (index, paged) = (page.bucket, page.rest.is_some());
+            self.rest_of_bucket(page, &mut items)?;
+            // Between two pages a growing table may have moved the key to another bucket. That happens once per doubling.
+            if !paged || self.page(encode_bucket(0), key, &mut Vec::new())?.bucket == index {
+                return Ok(Bucket { index, items });
+            }
+        }
     }
 
     /// Collects what the first page of a bucket had no room for. Items that two pages share are kept once.
@@ -76,16 +92,20 @@ impl Client {
     /// # Errors
     /// Those of [`Client::wait`].
     pub fn bucket_at(&mut self, index: u64) -> Result<Option<Bucket>, Error> {
-        if index >= self.buckets() {
+        if index > MOST_INDEX {
             return Ok(None);
         }
         let mut items = Vec::new();
         let page = self.page(encode_scan(index, 1, 0), &[], &mut items)?;
+        if page.bucket != index {
+            // The server knows how many there are at this moment; what it published is older.
+            return Ok(None);
+        }
         self.rest_of_bucket(page, &mut items)?;
         Ok(Some(Bucket { index, items }))
     }
 
-    /// Number of buckets, as the server publishes it.
+    /// Number of buckets, as the server published it last; it grows with the table.
     pub fn buckets(&self) -> u64 {
         self.counter(protocol::Counter::Buckets)
     }
@@ -96,7 +116,8 @@ impl Client {
         Scan { client: self, page: Vec::new().into_iter(), cursor: 0, skip: 0, failed: false }
     }
 
-    /// Removes every key that begins with `prefix`; returns how many. Not atomic: it walks the table in steps.
+    /// Removes every key that begins with `prefix`; returns how many. Each key goes at once, but not all of them together: it walks the
+    /// table in steps, and keys that are stored meanwhile may go or stay.
     ///
     /// # Errors
     /// [`Error::KeySize`] for a prefix longer than any key, and those of [`Client::wait`].
@@ -119,12 +140,17 @@ impl Client {
         Ok(removed)
     }
 
-    /// Removes everything; returns how many items. Not atomic: it walks the table in steps.
+    /// Removes everything at one moment: what was stored before is gone for everybody, what is stored after stays. Returns how many items
+    /// there were, those that were over but not yet swept up included.
     ///
     /// # Errors
     /// Those of [`Client::wait`].
     pub fn clear(&mut self) -> Result<u64, Error> {
-        self.delete_prefix(&[])
+        let reply = self.call(&encode_clear(), &[], true, 0)?;
+        match reply.status {
+            Status::Cleared => Ok(reply.a),
+            _ => Err(unexpected(&reply, 0, 0)),
+        }
     }
 
     /// One listing reply, its items appended to `items`.
@@ -149,25 +175,39 @@ impl Client {
     fn collect(&mut self, bytes: &[u8], items: &mut Vec<Item>) -> Result<(), Error> {
         for entry in Entries::new(bytes) {
             let entry = entry.map_err(|error| Error::Protocol(error.what))?;
-            let mut version = entry.version;
+            let (mut version, mut remaining) = (entry.version, Remaining::of_ms(entry.ttl_ms));
             let value = match entry.value {
                 EntryValue::Inline(value) => value.to_vec(),
                 EntryValue::Reference { offset, len } => {
                     let mut value = Vec::new();
                     let copied = self.table().is_some_and(|table| table.copy(offset, version, entry.key.len(), len, &mut value));
                     if !copied {
-                        // Replaced meanwhile, or not ours to read: ask for the value as it is now.
-                        match self.read_into(entry.key, &mut value)? {
-                            Some(newer) => version = newer,
+                        // Replaced meanwhile, or not ours to read: ask for the item as it is now.
+                        match self.read_with_expiry(entry.key, &mut value)? {
+                            Some(newer) => (version, remaining) = newer,
                             None => continue,
                         }
                     }
                     value
                 }
             };
-            items.push(Item { key: entry.key.to_vec(), value, version });
+            items.push(Item { key: entry.key.to_vec(), value, version, remaining, kind: entry.type_and_flags & TYPE_MASK });
         }
         Ok(())
+    }
+
+    /// A value with the version and the expiry that belong to it.
+    fn read_with_expiry(&mut self, key: &[u8], value: &mut Vec<u8>) -> Result<Option<(u64, Remaining)>, Error> {
+        let mut pair = None;
+        for _ in 0..PAIR_TRIES {
+            let Some(version) = self.read_into(key, value)? else { return Ok(None) };
+            let Some((newest, remaining)) = self.ttl_versioned(key)? else { return Ok(None) };
+            pair = Some((version, remaining));
+            if newest == version {
+                break;
+            }
+        }
+        Ok(pair)
     }
 }
 

@@ -3,7 +3,6 @@
 use crate::client::Client;
 use crate::error::Error;
 use crate::operation::{Operation, Outcome};
-use protocol::Condition;
 
 /// Requests in flight.
 const WINDOW: usize = 256;
@@ -23,8 +22,7 @@ impl Client {
             _ => {}
         };
         for (key, value) in pairs {
-            let operation = Operation::Insert { key: key.as_ref(), value: value.as_ref(), condition: Condition::Always };
-            pipeline.submit(&operation, &mut on_reply)?;
+            pipeline.submit(&Operation::insert(key.as_ref(), value.as_ref()), &mut on_reply)?;
         }
         pipeline.finish(&mut on_reply)?;
         drop(pipeline);

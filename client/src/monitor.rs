@@ -135,6 +135,8 @@ impl Monitor {
                 Counter::Buckets if table.is_some() => table.map_or(0, |table| table.buckets),
                 Counter::MemoryUsedBytes if table.is_some() => table.map_or(0, |table| table.memory_used_bytes),
                 Counter::FullTotal if table.is_some() => table.map_or(0, |table| table.full_total + table.chain_full_total),
+                Counter::ExpiredTotal if table.is_some() => table.map_or(0, |table| table.expired_total),
+                Counter::EvictedTotal if table.is_some() => table.map_or(0, |table| table.evicted_total),
                 Counter::Clients => self.clients().iter().filter(|client| client.state == "attached").count() as u64,
                 Counter::RequestsTotal => shards.iter().map(|shard| shard.requests_total).sum(),
                 which => counter(which),

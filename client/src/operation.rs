@@ -1,8 +1,11 @@
 //! Operations and outcomes of pipelined and polled requests.
 
-use protocol::{Condition, Entries, EntryValue};
+use std::time::Duration;
+
+use protocol::{Condition, Entries, EntryValue, Ttl};
 
 use crate::error::Error;
+use crate::expiry::Remaining;
 use crate::table_map::TableMap;
 
 /// A request to submit.
@@ -13,22 +16,35 @@ pub enum Operation<'a> {
     Ping,
     /// Read a key.
     Read { key: &'a [u8] },
-    /// Store a value.
-    Insert { key: &'a [u8], value: &'a [u8], condition: Condition },
+    /// Store a value, to live as long as `ttl` says.
+    Insert { key: &'a [u8], value: &'a [u8], condition: Condition, ttl: Ttl },
     /// Remove a key.
     Delete { key: &'a [u8], condition: Condition },
-    /// Add to a number.
-    Incr { key: &'a [u8], by: i64 },
+    /// Add to a number; one that this creates lives for `ttl`.
+    Incr { key: &'a [u8], by: i64, ttl: Option<Duration> },
     /// Append to a value.
     Append { key: &'a [u8], bytes: &'a [u8] },
     /// List the bucket of a key.
     Bucket { key: &'a [u8] },
+    /// Ask how long a key's item still has to live.
+    Ttl { key: &'a [u8] },
+    /// Give a key's item a time to live.
+    Expire { key: &'a [u8], ttl: Duration },
+    /// Let a key's item live until it is removed.
+    Persist { key: &'a [u8] },
+}
+
+impl<'a> Operation<'a> {
+    /// Store a value in any case, to live until it is removed.
+    pub fn insert(key: &'a [u8], value: &'a [u8]) -> Self {
+        Self::Insert { key, value, condition: Condition::Always, ttl: Ttl::None }
+    }
 }
 
 impl Operation<'_> {
     /// Whether it may change the table.
     pub fn is_write(&self) -> bool {
-        !matches!(self, Self::Ping | Self::Read { .. } | Self::Bucket { .. })
+        !matches!(self, Self::Ping | Self::Read { .. } | Self::Bucket { .. } | Self::Ttl { .. })
     }
 
     pub(crate) fn value_len(&self) -> usize {
@@ -69,6 +85,10 @@ pub enum Outcome<'a> {
     Number { value: i64, version: u64 },
     /// The length after the append.
     Length { len: u64, version: u64 },
+    /// How long the item still has to live.
+    Expiry { version: u64, remaining: Remaining },
+    /// The item's expiry was set or taken.
+    ExpirySet { version: u64 },
     /// The items of a bucket. `whole` is false when the reply had no room for all of them: list the bucket with [`crate::Client::bucket`].
     Items { bucket: u64, items: Items<'a>, whole: bool },
     /// The request failed; others are not affected.

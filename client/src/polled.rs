@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::client::{Client, PART, Pending, encode};
 use crate::error::{Error, Submit, refusal};
+use crate::expiry::Remaining;
 use crate::operation::{Completion, Items, Operation, Outcome};
 use crate::options::{Options, ServerGone};
 
@@ -307,6 +308,8 @@ impl Client {
             Status::ConditionNotMet => Outcome::ConditionNotMet { version },
             Status::Number => Outcome::Number { value: reply.b as i64, version },
             Status::Length => Outcome::Length { len: reply.b, version },
+            Status::Expiry => Outcome::Expiry { version, remaining: Remaining::of(reply) },
+            Status::ExpirySet => Outcome::ExpirySet { version },
             Status::Pong => Outcome::Pong,
             _ => Outcome::Failed(
                 refusal(reply, pending.key_len.into(), pending.value_len as usize)

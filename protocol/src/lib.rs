@@ -14,19 +14,22 @@ mod entry;
 mod reply;
 mod request;
 mod transaction;
+mod ttl;
 mod units;
 
 pub use counter::{COUNTERS, ClientTally, Counter, TALLIES, Tally};
-pub use entry::{Entries, Entry, EntryValue, encode_entry, encoded_entry_len};
+pub use entry::{Entries, Entry, EntryValue, TYPE_BYTES, encode_entry, encoded_entry_len};
 pub use reply::{INLINE_MAX, Reply, Status, VERSION_MASK, inline_bytes, inline_words};
 pub use request::{
-    Condition, HEAD_MAX, Head, Kind, Request, decode, encode_append, encode_bucket, encode_chunk, encode_copy, encode_delete,
-    encode_delete_step, encode_incr, encode_insert, encode_ping, encode_read, encode_scan, encode_transaction,
+    Condition, HEAD_MAX, Head, Kind, Request, decode, encode_append, encode_bucket, encode_chunk, encode_clear, encode_copy,
+    encode_delete, encode_delete_step, encode_expire, encode_incr, encode_insert, encode_persist, encode_ping, encode_read,
+    encode_scan, encode_transaction, encode_ttl,
 };
 pub use transaction::{
     Answers, Lifetime, MAX_STEPS, MAX_TRANSACTION, Step, Steps, WRITE_ANSWER, Write, encode_read_answer, encode_step,
     encode_write_answer, encoded_step_len, read_answer_len,
 };
+pub use ttl::{MAX_TTL_MS, Ttl, ttl_ms};
 pub use units::{UnitError, format_size, parse_duration, parse_size};
 
 /// Longest key in bytes.

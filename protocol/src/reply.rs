@@ -42,7 +42,7 @@ pub enum Status {
     Malformed = 18,
     /// A part was taken; the last one's reply is the request's.
     Partial = 19,
-    /// Items; `a` index of the (first) bucket, `b` next cursor (`u64::MAX`: the end), `c` bytes that follow in the low half and, in the
+    /// Items; `a` index of the (first) bucket, `u64::MAX` for a SCAN that begins beyond the last, `b` next cursor (`u64::MAX`: the end), `c` bytes that follow in the low half and, in the
     /// high half, 0, or (where there was no room for more) one more than the items to leave out next time.
     Items = 20,
     /// `a` removed, `b` next cursor (`u64::MAX`: the end).
@@ -52,11 +52,11 @@ pub enum Status {
     /// Not even one item (of a listing), or not the whole answer (of a transaction, of which nothing was done) fits the room that
     /// the request reserved; `b` the bytes that would do, where they are known.
     RoomTooSmall = 23,
-    /// `a` version, `b` milliseconds that the item has left, `u64::MAX` if it does not expire.
+    /// When the item is over; `a` version, `b` the milliseconds it still has to live (`u64::MAX`: until it is removed).
     Expiry = 24,
-    /// The expiry was set or removed; `a` version.
+    /// The item's expiry was set or taken; `a` version.
     ExpirySet = 25,
-    /// Everything was removed; `a` how many items there were.
+    /// Everything was removed; `a` how many items.
     Cleared = 26,
     /// A transaction took effect; `a` highest version that it stored (0: none), `c` bytes that follow.
     Committed = 27,

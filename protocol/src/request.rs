@@ -6,20 +6,30 @@
 //! PING         -
 //! READ         key
 //! COPY         u64 version (0: start anew), u32 offset, u32 length wanted, key
-//! INSERT       u16 key length, u16 zero, u32 value length, [u64 version if IF_VERSION], [u64 expiry ms if EXPIRY], key, value or its start
+//! INSERT       u32 key length, u32 value length, [u64 version if IF_VERSION], [u64 ttl ms if EXPIRY], key, value or its start
 //! CHUNK        u32 offset, u32 zero, bytes: the next part of the INSERT or APPEND that was begun
 //! DELETE       [u64 version if IF_VERSION], key
-//! INCR         i64 by, [u64 expiry ms if EXPIRY], key
-//! APPEND       u16 key length, u16 zero, u32 length of the bytes, key, bytes or their start
+//! INCR         i64 by, [u64 ttl ms if EXPIRY: of an item that it creates], key
+//! APPEND       u32 key length, u32 length of the bytes, key, bytes or their start
 //! SCAN         u64 cursor, u32 most buckets, u32 skip
 //! BUCKET       u32 skip, key
 //! DELETE_STEP  u64 cursor, u32 most buckets, u32 zero, prefix
 //! TRANSACTION  steps, see `transaction`
+//! TTL          key
+//! EXPIRE       u64 ttl ms, key
+//! PERSIST      key
+//! CLEAR        -
 //! ```
+//!
+//! Flags: the low two bits are the condition of INSERT and DELETE (1 IF_ABSENT, 2 IF_PRESENT, 3 IF_VERSION); bit 2 (EXPIRY, of INSERT
+//! and INCR) says that the body carries a time to live, bit 3 (KEEP_TTL, of INSERT, not with EXPIRY) that the replaced item's expiry
+//! stays. Times to live are relative and the server's clock decides; it takes those beyond [`crate::MAX_TTL_MS`] as that.
 //!
 //! Kind 255 is the lanes' own (`RESIZE`).
 
-use crate::{MAX_KEY, MAX_VALUE, Malformed, malformed, take};
+use std::time::Duration;
+
+use crate::{MAX_KEY, MAX_VALUE, Malformed, Ttl, malformed, take, ttl_ms};
 
 /// What a request asks for.
 #[repr(u8)]
@@ -49,6 +59,14 @@ pub enum Kind {
     DeleteStep = 11,
     /// Compare, read and write several keys as one.
     Transaction = 12,
+    /// How long a key's item still has to live.
+    Ttl = 13,
+    /// Give a key's item a time to live.
+    Expire = 14,
+    /// Take a key's item its expiry.
+    Persist = 15,
+    /// Remove everything at once.
+    Clear = 16,
 }
 
 impl Kind {
@@ -68,8 +86,23 @@ impl Kind {
             10 => Self::Bucket,
             11 => Self::DeleteStep,
             12 => Self::Transaction,
+            13 => Self::Ttl,
+            14 => Self::Expire,
+            15 => Self::Persist,
+            16 => Self::Clear,
             _ => return None,
         })
+    }
+
+    /// The flags that a request of this kind may carry.
+    #[inline]
+    fn flags(self) -> u8 {
+        match self {
+            Self::Insert => CONDITION_MASK | EXPIRY | KEEP_TTL,
+            Self::Delete => CONDITION_MASK,
+            Self::Incr => EXPIRY,
+            _ => 0,
+        }
     }
 }
 
@@ -77,9 +110,10 @@ const CONDITION_MASK: u8 = 0b11;
 const IF_ABSENT: u8 = 1;
 const IF_PRESENT: u8 = 2;
 const IF_VERSION: u8 = 3;
-/// The body carries an expiry.
+/// The body carries a time to live.
 const EXPIRY: u8 = 0b100;
-const KNOWN_FLAGS: u8 = CONDITION_MASK | EXPIRY;
+/// The expiry of the item that is replaced stays.
+const KEEP_TTL: u8 = 0b1000;
 
 /// When a write may take effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,18 +190,24 @@ pub fn encode_copy(version: u64, offset: u32, len: u32) -> Head {
     Head::new(Kind::Copy, 0).push(version.to_le_bytes()).push(offset.to_le_bytes()).push(len.to_le_bytes())
 }
 
-/// INSERT: key and value (or its start) follow. `key_len` is at most [`MAX_KEY`]. `expiry_ms`: milliseconds since the region's epoch.
+/// INSERT: key and value (or its start) follow. `key_len` is at most [`MAX_KEY`].
 #[inline]
-pub fn encode_insert(key_len: usize, value_len: usize, condition: Condition, expiry_ms: Option<u64>) -> Head {
-    let flags = condition.flags() | if expiry_ms.is_some() { EXPIRY } else { 0 };
-    let mut head = Head::new(Kind::Insert, flags).push((key_len as u32).to_le_bytes()).push((value_len as u32).to_le_bytes());
+pub fn encode_insert(key_len: usize, value_len: usize, condition: Condition, ttl: Ttl) -> Head {
+    let flags = match ttl {
+        Ttl::None => 0,
+        Ttl::Keep => KEEP_TTL,
+        Ttl::For(_) => EXPIRY,
+    };
+    let mut head = Head::new(Kind::Insert, condition.flags() | flags)
+        .push((key_len as u32).to_le_bytes())
+        .push((value_len as u32).to_le_bytes());
     if let Condition::IfVersion(version) = condition {
         head = head.push(version.to_le_bytes());
     }
-    if let Some(expiry) = expiry_ms {
-        head = head.push(expiry.to_le_bytes());
+    match ttl {
+        Ttl::For(ttl) => head.push(ttl_ms(ttl).to_le_bytes()),
+        _ => head,
     }
-    head
 }
 
 /// CHUNK at `offset`: the bytes follow.
@@ -185,11 +225,11 @@ pub fn encode_delete(condition: Condition) -> Head {
     }
 }
 
-/// INCR: the key follows.
-pub fn encode_incr(by: i64, expiry_ms: Option<u64>) -> Head {
-    let head = Head::new(Kind::Incr, if expiry_ms.is_some() { EXPIRY } else { 0 }).push(by.to_le_bytes());
-    match expiry_ms {
-        Some(expiry) => head.push(expiry.to_le_bytes()),
+/// INCR by `by`; the key follows. An item that it creates lives for `ttl`.
+pub fn encode_incr(by: i64, ttl: Option<Duration>) -> Head {
+    let head = Head::new(Kind::Incr, if ttl.is_some() { EXPIRY } else { 0 }).push(by.to_le_bytes());
+    match ttl {
+        Some(ttl) => head.push(ttl_ms(ttl).to_le_bytes()),
         None => head,
     }
 }
@@ -220,62 +260,45 @@ pub fn encode_transaction() -> Head {
     Head::new(Kind::Transaction, 0)
 }
 
+/// TTL: the key follows.
+pub fn encode_ttl() -> Head {
+    Head::new(Kind::Ttl, 0)
+}
+
+/// EXPIRE after `ttl`: the key follows.
+pub fn encode_expire(ttl: Duration) -> Head {
+    Head::new(Kind::Expire, 0).push(ttl_ms(ttl).to_le_bytes())
+}
+
+/// PERSIST: the key follows.
+pub fn encode_persist() -> Head {
+    Head::new(Kind::Persist, 0)
+}
+
+/// CLEAR.
+pub fn encode_clear() -> Head {
+    Head::new(Kind::Clear, 0)
+}
+
 /// A decoded request. Values are not part of it: `value_at` and `here` say where in the body their bytes rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the module's table describes the parts")]
 pub enum Request<'a> {
     Ping,
-    Read {
-        key: &'a [u8],
-    },
-    Copy {
-        key: &'a [u8],
-        version: u64,
-        offset: u32,
-        len: u32,
-    },
-    Insert {
-        key: &'a [u8],
-        condition: Condition,
-        expiry_ms: Option<u64>,
-        value_len: usize,
-        value_at: usize,
-        here: usize,
-    },
-    Chunk {
-        offset: usize,
-        value_at: usize,
-        here: usize,
-    },
-    Delete {
-        key: &'a [u8],
-        condition: Condition,
-    },
-    Incr {
-        key: &'a [u8],
-        by: i64,
-        expiry_ms: Option<u64>,
-    },
-    Append {
-        key: &'a [u8],
-        len: usize,
-        value_at: usize,
-        here: usize,
-    },
-    Scan {
-        cursor: u64,
-        buckets: u32,
-        skip: u32,
-    },
-    Bucket {
-        key: &'a [u8],
-        skip: u32,
-    },
-    DeleteStep {
-        cursor: u64,
-        buckets: u32,
-        prefix: &'a [u8],
-    },
+    Read { key: &'a [u8] },
+    Copy { key: &'a [u8], version: u64, offset: u32, len: u32 },
+    Insert { key: &'a [u8], condition: Condition, ttl: Ttl, value_len: usize, value_at: usize, here: usize },
+    Chunk { offset: usize, value_at: usize, here: usize },
+    Delete { key: &'a [u8], condition: Condition },
+    Incr { key: &'a [u8], by: i64, ttl: Option<Duration> },
+    Append { key: &'a [u8], len: usize, value_at: usize, here: usize },
+    Scan { cursor: u64, buckets: u32, skip: u32 },
+    Bucket { key: &'a [u8], skip: u32 },
+    DeleteStep { cursor: u64, buckets: u32, prefix: &'a [u8] },
+    Ttl { key: &'a [u8] },
+    Expire { key: &'a [u8], ttl: Duration },
+    Persist { key: &'a [u8] },
+    Clear,
     /// Its steps are decoded from the whole body, see [`crate::Steps`].
     Transaction,
 }
@@ -289,7 +312,7 @@ pub fn decode(kind: u8, flags: u8, front: &[u8], body_len: usize) -> Result<Requ
     let Some(kind) = Kind::from_raw(kind) else {
         return malformed("kind");
     };
-    if flags & !KNOWN_FLAGS != 0 {
+    if flags & !kind.flags() != 0 {
         return malformed("flags");
     }
     let mut at = 0;
@@ -298,9 +321,9 @@ pub fn decode(kind: u8, flags: u8, front: &[u8], body_len: usize) -> Result<Requ
             let key_len = u32::from_le_bytes(take(front, &mut at, "insert")?) as usize;
             let value_len = u32::from_le_bytes(take(front, &mut at, "insert")?) as usize;
             let condition = condition(flags, front, &mut at)?;
-            let expiry_ms = expiry(flags, front, &mut at)?;
+            let ttl = ttl(flags, front, &mut at)?;
             let (key, value_at, here) = key_and_value(front, at, key_len, value_len, body_len)?;
-            Ok(Request::Insert { key, condition, expiry_ms, value_len, value_at, here })
+            Ok(Request::Insert { key, condition, ttl, value_len, value_at, here })
         }
         Kind::Read => Ok(Request::Read { key: rest(front, at, body_len)? }),
         Kind::Delete => {
@@ -328,8 +351,8 @@ pub fn decode(kind: u8, flags: u8, front: &[u8], body_len: usize) -> Result<Requ
         }
         Kind::Incr => {
             let by = i64::from_le_bytes(take(front, &mut at, "incr")?);
-            let expiry_ms = expiry(flags, front, &mut at)?;
-            Ok(Request::Incr { key: rest(front, at, body_len)?, by, expiry_ms })
+            let ttl = if flags & EXPIRY == 0 { None } else { Some(duration(front, &mut at)?) };
+            Ok(Request::Incr { key: rest(front, at, body_len)?, by, ttl })
         }
         Kind::Append => {
             let key_len = u32::from_le_bytes(take(front, &mut at, "append")?) as usize;
@@ -350,6 +373,13 @@ pub fn decode(kind: u8, flags: u8, front: &[u8], body_len: usize) -> Result<Requ
             Ok(Request::DeleteStep { cursor, buckets, prefix: rest(front, at, body_len)? })
         }
         Kind::Transaction => Ok(Request::Transaction),
+        Kind::Ttl => Ok(Request::Ttl { key: rest(front, at, body_len)? }),
+        Kind::Expire => {
+            let ttl = duration(front, &mut at)?;
+            Ok(Request::Expire { key: rest(front, at, body_len)?, ttl })
+        }
+        Kind::Persist => Ok(Request::Persist { key: rest(front, at, body_len)? }),
+        Kind::Clear => Ok(Request::Clear),
     }
 }
 
@@ -364,11 +394,18 @@ fn condition(flags: u8, front: &[u8], at: &mut usize) -> Result<Condition, Malfo
 }
 
 #[inline]
-fn expiry(flags: u8, front: &[u8], at: &mut usize) -> Result<Option<u64>, Malformed> {
-    if flags & EXPIRY == 0 {
-        return Ok(None);
+fn ttl(flags: u8, front: &[u8], at: &mut usize) -> Result<Ttl, Malformed> {
+    match flags & (EXPIRY | KEEP_TTL) {
+        0 => Ok(Ttl::None),
+        EXPIRY => Ok(Ttl::For(duration(front, at)?)),
+        KEEP_TTL => Ok(Ttl::Keep),
+        _ => malformed("ttl flags"),
     }
-    Ok(Some(u64::from_le_bytes(take(front, at, "expiry")?)))
+}
+
+#[inline]
+fn duration(front: &[u8], at: &mut usize) -> Result<Duration, Malformed> {
+    Ok(Duration::from_millis(u64::from_le_bytes(take(front, at, "ttl")?)))
 }
 
 /// The rest of the body, which must be whole in `front`: a key or a prefix. One that is too long to be whole is cut at what is

@@ -97,7 +97,7 @@ fn a_refused_line_is_named_and_those_before_it_are_stored() {
     for (input, at) in [
         (&b"x\n\ny\n"[..], "line 2"),
         (b"x\ny\\q\n", "line 2"),
-        (b"{\"key\":\"x\"}\n{\"key\":\"y\",\"ttl_ms\":5}\n", "line 2"),
+        (b"{\"key\":\"x\"}\n{\"key\":\"y\",\"ttl_ms\":\"5\"}\n", "line 2"),
         (b"{\"key\":\"x\"}\nnot json\n", "line 2"),
         (long_key.as_bytes(), "line 3"),
         (long_value.as_bytes(), "line 2"),

@@ -25,9 +25,7 @@ pub(crate) fn play(part: &Part) {
         let key = format!("{}-{attached}", part.line).into_bytes();
         if attached % 3 == 0 {
             // Detached with requests under way: they take effect.
-            client
-                .try_submit(&shmtable::Operation::Insert { key: &key, value: &key, condition: shmtable::Condition::Always })
-                .expect("room");
+            client.try_submit(&shmtable::Operation::insert(&key, &key)).expect("room");
         } else {
             client.insert(&key, &key).expect("stored");
             assert_eq!(client.read(&key).expect("an answer").as_deref(), Some(&key[..]));

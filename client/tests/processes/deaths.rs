@@ -1,6 +1,6 @@
 //! Clients that are killed, at any instant and with replies unread.
 
-use shmtable::{Client, Condition, Operation, Options, Outcome, Submit};
+use shmtable::{Client, Operation, Options, Outcome, Submit};
 
 use crate::actor::{Actor, Part};
 use crate::board::{Board, Word};
@@ -52,7 +52,7 @@ pub(crate) fn play_in_order(part: &Part) {
         let (key, value) = (key(part.line, number), value_of(part.line, number));
         sent += 1;
         part.set(Word::Sent, sent);
-        let insert = Operation::Insert { key: &key, value: &value, condition: Condition::Always };
+        let insert = Operation::insert(&key, &value);
         pipeline.submit(&insert, &mut on_reply).expect("submitted");
         if round {
             pipeline.submit(&Operation::Read { key: &key }, &mut on_reply).expect("submitted");
@@ -68,10 +68,10 @@ pub(crate) fn play_unread(part: &Part) {
         let (key, value) = (key(part.line, number), value_of(part.line, number));
         if value.len() > Client::MAX_POLLED_VALUE {
             // Too long for this level: a shorter one in its place.
-            assert!(client.try_submit(&Operation::Insert { key: &key, value: b"short", condition: Condition::Always }).is_ok());
+            assert!(client.try_submit(&Operation::insert(&key, b"short")).is_ok());
             continue;
         }
-        match client.try_submit(&Operation::Insert { key: &key, value: &value, condition: Condition::Always }) {
+        match client.try_submit(&Operation::insert(&key, &value)) {
             Ok(_) => {}
             Err(Submit::WouldBlock) => {
                 client.flush();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use memmap2::MmapRaw;
 use shmqueue::layout::Section;
 use shmqueue::region::{ClientRegion, RegionName};
-use shmtable::{Client, Condition, MAX_KEY, Operation, Options};
+use shmtable::{Client, MAX_KEY, Operation, Options};
 
 use crate::actor::{Actor, Part};
 use crate::board::{Board, Word};
@@ -41,7 +41,7 @@ pub(crate) fn play_honest(part: &Part) {
                 }
                 4 => {
                     let bytes = value(random.next(), 1000);
-                    let insert = Operation::Insert { key: &key, value: &bytes, condition: Condition::Always };
+                    let insert = Operation::insert(&key, &bytes);
                     client.try_submit(&insert).is_ok() && client.wait().is_ok() && client.poll(&mut |_| {}).is_ok()
                 }
                 _ => client.insert(&key, &value(random.next(), random.length())).is_ok(),

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use shmtable::{Client, Completion, Condition, Error, Operation, Outcome, Submit};
+use shmtable::{Client, Completion, Condition, Error, Operation, Outcome, Submit, Ttl};
 
 /// Longest value that the server of these tests takes.
 const MAX_VALUE: usize = 1 << 20;
@@ -88,10 +88,10 @@ impl Mirror {
             _ => Condition::Always,
         };
         let operation = match request {
-            Request::Insert(value, _) => Operation::Insert { key, value, condition },
+            Request::Insert(value, _) => Operation::Insert { key, value, condition, ttl: Ttl::None },
             Request::Read => Operation::Read { key },
             Request::Delete(_) => Operation::Delete { key, condition },
-            Request::Incr(by) => Operation::Incr { key, by: *by },
+            Request::Incr(by) => Operation::Incr { key, by: *by, ttl: None },
             Request::Append(bytes) => Operation::Append { key, bytes },
             Request::Bucket => Operation::Bucket { key },
         };
@@ -132,10 +132,10 @@ impl Mirror {
             }
             let condition = self.condition(key, when);
             let operation = match request {
-                Request::Insert(value, _) => Operation::Insert { key, value, condition },
+                Request::Insert(value, _) => Operation::Insert { key, value, condition, ttl: Ttl::None },
                 Request::Read => Operation::Read { key },
                 Request::Delete(_) => Operation::Delete { key, condition },
-                Request::Incr(by) => Operation::Incr { key, by: *by },
+                Request::Incr(by) => Operation::Incr { key, by: *by, ttl: None },
                 Request::Append(bytes) => Operation::Append { key, bytes },
                 Request::Bucket => Operation::Bucket { key },
             };
@@ -169,10 +169,12 @@ impl Mirror {
     /// Applies a request to the map and remembers what it must answer.
     fn expect(&mut self, operation: &Operation<'_>) {
         let (key, answer) = match *operation {
-            Operation::Ping => unreachable!("no request of these tests"),
+            Operation::Ping | Operation::Ttl { .. } | Operation::Expire { .. } | Operation::Persist { .. } => {
+                unreachable!("no request of these tests")
+            }
             Operation::Read { key } => (key, self.items.get(key).map_or(Answer::Missing, |value| Answer::Value(value.clone()))),
             Operation::Bucket { key } => (key, Answer::Bucket(self.items.get(key).cloned())),
-            Operation::Insert { key, value, condition } => (key, self.insert(key, value, condition)),
+            Operation::Insert { key, value, condition, .. } => (key, self.insert(key, value, condition)),
             Operation::Delete { key, condition } => {
                 let answer = if !self.items.contains_key(key) {
                     Answer::Missing
@@ -184,7 +186,7 @@ impl Mirror {
                 };
                 (key, answer)
             }
-            Operation::Incr { key, by } => {
+            Operation::Incr { key, by, .. } => {
                 let number = match self.items.get(key) {
                     None => Some(0),
                     Some(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse::<i64>().ok()),
@@ -278,14 +280,22 @@ impl Mirror {
         self.checked += 1;
         let answer = &expected.answer;
         match *operation {
-            Operation::Ping => unreachable!("no request of these tests"),
-            Operation::Insert { key, value, condition } => match client.insert_if(key, value, condition).expect("an answer") {
-                Some(stored) => {
-                    assert!(matches!(answer, Answer::Stored { replaced } if *replaced == stored.replaced), "{}", brief(answer));
-                    self.versions.insert(expected.key, stored.version);
+            Operation::Ping | Operation::Ttl { .. } | Operation::Expire { .. } | Operation::Persist { .. } => {
+                unreachable!("no request of these tests")
+            }
+            Operation::Insert { key, value, condition, .. } => {
+                match client.insert_if(key, value, condition).expect("an answer") {
+                    Some(stored) => {
+                        assert!(
+                            matches!(answer, Answer::Stored { replaced } if *replaced == stored.replaced),
+                            "{}",
+                            brief(answer)
+                        );
+                        self.versions.insert(expected.key, stored.version);
+                    }
+                    None => assert!(matches!(answer, Answer::NotMet), "{}", brief(answer)),
                 }
-                None => assert!(matches!(answer, Answer::NotMet), "{}", brief(answer)),
-            },
+            }
             Operation::Read { key } => {
                 let mut bytes = Vec::new();
                 match client.read_into(key, &mut bytes).expect("an answer") {
@@ -303,7 +313,7 @@ impl Mirror {
                     self.versions.remove(key);
                 }
             }
-            Operation::Incr { key, by } => match (client.incr(key, by), answer) {
+            Operation::Incr { key, by, .. } => match (client.incr(key, by), answer) {
                 (Ok(value), Answer::Number(sum)) if value == *sum => self.refresh(client, key),
                 (Err(Error::NotANumber), Answer::NotANumber) | (Err(Error::Overflow), Answer::Overflow) => {}
                 (found, _) => panic!("expected {}, found {found:?}", brief(answer)),

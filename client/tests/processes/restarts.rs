@@ -52,7 +52,7 @@ pub(crate) fn play_counting(part: &Part) {
     };
     while !part.board.stopped() {
         part.add(Word::Sent);
-        pipeline.submit(&Operation::Incr { key: &counter, by: 1 }, &mut on_reply).expect("submitted");
+        pipeline.submit(&Operation::Incr { key: &counter, by: 1, ttl: None }, &mut on_reply).expect("submitted");
         pipeline.submit(&Operation::Append { key: &log, bytes: b"a" }, &mut on_reply).expect("submitted");
     }
     pipeline.finish(&mut on_reply).expect("replies");
@@ -182,7 +182,7 @@ fn a_region_made_anew_is_one_error_and_then_reopened() {
     let (mut early, mut late, mut busy) = (attach(), attach(), attach());
     early.insert(b"k", b"of the first region").expect("stored");
     for _ in 0..10 {
-        busy.try_submit(&Operation::Incr { key: b"n", by: 1 }).expect("room");
+        busy.try_submit(&Operation::Incr { key: b"n", by: 1, ttl: None }).expect("room");
     }
     let (status, folder) = server.end(Signal::SIGTERM);
     assert!(status.success());

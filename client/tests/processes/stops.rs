@@ -1,6 +1,6 @@
 //! Clients that are stopped for a while: others go on, and they go on afterwards.
 
-use shmtable::{Client, Condition, Operation, Outcome, Submit};
+use shmtable::{Client, Operation, Outcome, Submit};
 
 use crate::actor::{Actor, Part};
 use crate::board::{Board, Word};
@@ -14,8 +14,8 @@ pub(crate) fn play_full_lane(part: &Part) {
     for round in 0..part.numbers[0] {
         loop {
             let text = format!("{}-{sent}", part.line).into_bytes();
-            let operation =
-                Operation::Insert { key: &text, value: &value(sent, sent as usize % 200), condition: Condition::Always };
+            let bytes = value(sent, sent as usize % 200);
+            let operation = Operation::insert(&text, &bytes);
             match client.try_submit(&operation) {
                 Ok(ticket) => assert_eq!(ticket, sent),
                 Err(Submit::WouldBlock) => break,

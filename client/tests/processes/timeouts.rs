@@ -65,7 +65,7 @@ fn a_lane_full_of_late_requests_empties() {
     let mut sent = 0;
     for _ in 0..20 {
         loop {
-            match client.try_submit(&Operation::Incr { key: b"n", by: 1 }) {
+            match client.try_submit(&Operation::Incr { key: b"n", by: 1, ttl: None }) {
                 Ok(_) => sent += 1,
                 Err(Submit::WouldBlock | Submit::Refused(Error::TimedOut { .. })) => break,
                 Err(Submit::Refused(error)) => panic!("{error}"),
@@ -95,7 +95,7 @@ fn polled_requests_survive_a_timeout() {
     let mut client = Client::attach(&options).expect("attached");
     server.freeze();
     for _ in 0..50 {
-        client.try_submit(&Operation::Incr { key: b"n", by: 1 }).expect("room");
+        client.try_submit(&Operation::Incr { key: b"n", by: 1, ttl: None }).expect("room");
     }
     assert!(matches!(client.wait(), Err(Error::TimedOut { write: true, .. })));
     assert_eq!(client.poll(&mut |_| panic!("nobody answered")).expect("no error"), 0);

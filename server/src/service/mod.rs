@@ -6,6 +6,7 @@
 //! Nothing here allocates, locks or calls the kernel for a request whose value fits one part; [`Streams`] has a lock per
 //! client, taken for parts only and never waited for by others than that client's own requests.
 
+mod expiry;
 mod listing;
 mod streams;
 mod transaction;
@@ -13,10 +14,13 @@ mod transaction;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use protocol::{Condition, Counter, HEAD_MAX, INLINE_MAX, MAX_KEY, Reply, Request, Status, TALLIES, Tally, decode, inline_words};
+use protocol::{
+    Condition, Counter, HEAD_MAX, INLINE_MAX, MAX_KEY, Reply, Request, Status, TALLIES, TYPE_BYTES, Tally, Ttl, decode,
+    inline_words,
+};
 use shmqueue::engine::{Ahead, Handler, Job};
 use shmqueue::layout::{FIRST_BODY, ServerStatus};
-use table::{Expiry, ItemRef, Outcome, Refused, Table, Ticket, Writer};
+use table::{ItemRef, Outcome, Refused, Table, Ticket, Writer};
 
 pub(crate) use streams::Streams;
 
@@ -66,8 +70,8 @@ impl<'a> Service<'a> {
     fn apply(&mut self, job: &Job<'_>, request: &Request<'_>, hash: u64, body: &[u8]) {
         match *request {
             Request::Read { key } => self.read(job, key, hash),
-            Request::Insert { key, condition, expiry_ms, value_len, value_at, here } => {
-                self.insert(job, key, hash, condition, expiry_ms, value_len, value_at, here, body);
+            Request::Insert { key, condition, ttl, value_len, value_at, here } => {
+                self.insert(job, key, hash, condition, ttl, value_len, value_at, here, body);
             }
             Request::Delete { key, condition } => self.delete(job, key, hash, condition),
             Request::Bucket { key, skip } => self.bucket(job, key, hash, skip),
@@ -79,14 +83,11 @@ impl<'a> Service<'a> {
     #[cold]
     fn apply_rare(&mut self, job: &Job<'_>, request: &Request<'_>, hash: u64) {
         match *request {
-            Request::Incr { key, by, expiry_ms } => {
-                if self.refuses_key(job, key) {
-                    return;
-                }
-                let max_value = self.max_value;
-                let expiry = expiry_ms.map_or(Expiry::Never, |ttl| self.writer.deadline(ttl));
-                self.writer.incr(key, hash, by, expiry, &ticket(job), |outcome| answer(job, reply_of(outcome, max_value)));
-            }
+            Request::Incr { key, by, ttl } => self.incr(job, key, hash, by, ttl),
+            Request::Ttl { key } => self.ttl(job, key, hash),
+            Request::Expire { key, ttl } => self.expire(job, key, hash, Ttl::For(ttl)),
+            Request::Persist { key } => self.expire(job, key, hash, Ttl::None),
+            Request::Clear => self.clear(job),
             Request::Append { key, len, value_at, here } => self.append(job, key, hash, len, value_at, here),
             Request::Chunk { offset, value_at, here } => self.chunk(job, offset, value_at, here),
             Request::Copy { key, version, offset, len } => self.copy_out(job, key, hash, version, offset, len),
@@ -158,7 +159,7 @@ impl<'a> Service<'a> {
         key: &[u8],
         hash: u64,
         condition: Condition,
-        expiry_ms: Option<u64>,
+        ttl: Ttl,
         value_len: usize,
         value_at: usize,
         here: usize,
@@ -170,8 +171,7 @@ impl<'a> Service<'a> {
         if value_len > self.max_value as usize {
             return self.refuse(job, Reply { b: self.max_value.into(), ..Reply::bare(Status::ValueSize) });
         }
-        let expiry = expiry_ms.map_or(Expiry::Never, |ttl| self.writer.deadline(ttl));
-        let mut reservation = match self.writer.reserve(key, value_len as u32, 0, expiry) {
+        let mut reservation = match self.writer.reserve(key, value_len as u32, TYPE_BYTES, self.expiry(ttl)) {
             Ok(reservation) => reservation,
             Err(Refused::Full) => return answer(job, Reply::bare(Status::Full)),
             Err(_) => return self.refuse(job, Reply::bare(Status::Malformed)),
@@ -310,7 +310,10 @@ fn key_of<'a>(request: &Request<'a>) -> Option<&'a [u8]> {
         | Request::Bucket { key, .. }
         | Request::Copy { key, .. }
         | Request::Incr { key, .. }
-        | Request::Append { key, .. } => Some(key),
+        | Request::Append { key, .. }
+        | Request::Ttl { key }
+        | Request::Expire { key, .. }
+        | Request::Persist { key } => Some(key),
         _ => None,
     }
 }

@@ -31,6 +31,8 @@ Examples:
   client read greeting                   print it
   echo hello | client insert greeting -  take the value from stdin
   client insert -- -key -value           keys and values that begin with a dash
+  client insert session:7 Ada --ttl 30m  let it expire
+  client incr hits:ada --ttl 1s          count within a second
   client load /usr/share/dict/words      load a word list
   client dump > items.tsv                save every item
   client 100 10                          run the verified workload
@@ -45,7 +47,8 @@ Exit codes:
   6  refused input: empty key, key over 1024 bytes, value over the limit
   70 internal error
 
-Every flag can be given as an environment variable: --name as SHMTABLE_NAME, --wait-for-server as SHMTABLE_WAIT_FOR_SERVER.";
+Every flag can be given as an environment variable: --name as SHMTABLE_NAME, --wait-for-server as SHMTABLE_WAIT_FOR_SERVER.
+What stands on the command line goes before what the environment says.";
 
 /// Flags that stand before or after the command.
 #[derive(Debug, Args)]
@@ -82,8 +85,16 @@ pub(crate) enum Command {
     Read(Read),
     /// Remove a key, or all keys with a prefix
     Delete(Delete),
-    /// Remove every item: prints how many there were
+    /// Remove every item at one moment: prints how many there were
     Clear,
+    /// Print how many milliseconds a key has left, or `none`
+    #[command(after_long_help = TTL_LONG)]
+    Ttl(OfKey),
+    /// Give a key a time to live: prints `ok`
+    Expire(Expire),
+    /// Take a key its expiry: prints `ok`
+    #[command(after_long_help = PERSIST_LONG)]
+    Persist(OfKey),
     /// Print the items of one bucket as `dump` writes them
     Bucket(Bucket),
     /// Add to a decimal number: prints the new one
@@ -109,6 +120,20 @@ pub(crate) enum Command {
     Other(Vec<OsString>),
 }
 
+const TTL_LONG: &str = "\
+Exits 1 if the key is not there, as one that has expired is not.
+
+Examples:
+  client ttl session:7                   prints 1799431
+  client ttl greeting                    prints none: it stays until it is removed";
+
+const PERSIST_LONG: &str = "\
+Value and version stay. Exits 1 if the key is not there.
+
+Examples:
+  client persist session:7               prints ok
+  client ttl session:7                   prints none";
+
 const CLIENTS_LONG: &str = "\
 One line per attached client, columns separated by tabs: id, uid, pid, name, shard, requests in flight, lag, state. The lag is the
 time since the client was last served, in milliseconds. A client without a name and one that was never served show `-` there.
@@ -122,7 +147,10 @@ The list needs no client slot of its own, so it also works when all slots are ta
 Examples:
   client insert greeting hello
   client insert greeting - < file        the value from stdin
+  client insert session:7 Ada --ttl 30m  gone in half an hour
+  client insert session:7 Eve --keep-ttl another value, the same end
   client insert lock $$ --if-absent      prints `unchanged` and exits 1 when the key is there
+  client insert lock $$ --if-absent --ttl 10s
   client insert k new --if-version 17    only if nobody changed it since `read --with-version` said 17")]
 pub(crate) struct Insert {
     /// The key, 1 to 1024 bytes
@@ -130,7 +158,20 @@ pub(crate) struct Insert {
     /// The value; `-` takes it from stdin
     pub(crate) value: OsString,
     #[command(flatten)]
+    pub(crate) lifetime: Lifetime,
+    #[command(flatten)]
     pub(crate) condition: Condition,
+}
+
+/// At most one of them; without one the item stays until it is removed.
+#[derive(Debug, Args)]
+pub(crate) struct Lifetime {
+    /// Let it expire after D; parts of a millisecond count whole, 0 is at once, more than 34 years count as 34
+    #[arg(long, value_name = "D", env = "SHMTABLE_TTL", value_parser = protocol::parse_duration, hide_env_values = true)]
+    pub(crate) ttl: Option<Duration>,
+    /// Let it expire when what it replaces would have; without such an item it stays
+    #[arg(long, env = "SHMTABLE_KEEP_TTL", value_parser = FalseyValueParser::new(), hide_env_values = true)]
+    pub(crate) keep_ttl: bool,
 }
 
 /// At most one of them; `insert` checks it, because a variable that says no is not a flag.
@@ -171,8 +212,30 @@ pub(crate) struct Read {
     pub(crate) raw: bool,
 }
 
+/// A key and nothing else.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+pub(crate) struct OfKey {
+    /// The key
+    pub(crate) key: OsString,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Counted from now, in place of what it had. Value and version stay. Exits 1 if the key is not there.
+
+Examples:
+  client expire session:7 30m            prints ok
+  client expire session:7 0              gone at once")]
+pub(crate) struct Expire {
+    /// The key
+    pub(crate) key: OsString,
+    /// The time to live; parts of a millisecond count whole, 0 is at once, more than 34 years count as 34
+    #[arg(value_name = "D", value_parser = protocol::parse_duration)]
+    pub(crate) ttl: Duration,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
 #[command(after_long_help = "\
 Examples:
   client delete greeting                 prints `deleted`; exits 1 if it was not there
@@ -186,7 +249,7 @@ pub(crate) struct Delete {
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(required = true, multiple = true)]
 #[command(after_long_help = "\
 Examples:
   client bucket greeting                 the bucket that `greeting` belongs to
@@ -203,6 +266,7 @@ pub(crate) struct Bucket {
 #[command(after_long_help = "\
 Examples:
   client incr visits                     a missing key counts as 0: prints 1
+  client incr hits:ada --ttl 1m          how many in the minute that began with the first
   client incr stock -5                   exits 1 if the value is no number or the sum does not fit 64 bits")]
 pub(crate) struct Incr {
     /// The key
@@ -210,6 +274,9 @@ pub(crate) struct Incr {
     /// What to add; may be negative
     #[arg(default_value_t = 1, allow_negative_numbers = true)]
     pub(crate) by: i64,
+    /// Time to live of a number that this creates; one that is there keeps what it has
+    #[arg(long, value_name = "D", env = "SHMTABLE_TTL", value_parser = protocol::parse_duration, hide_env_values = true)]
+    pub(crate) ttl: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -230,7 +297,8 @@ One line per item, in no particular order. An item that is there from the beginn
 
 Formats:
   tsv    key<TAB>value; tab, newline and backslash as \\t \\n \\\\, other bytes outside printable ASCII as \\xNN
-  jsonl  {\"key\":…,\"value\":…}, as key_base64 and value_base64 where the bytes are not UTF-8
+  jsonl  {\"key\":…,\"value\":…,\"type\":\"bytes\"}, as key_base64 and value_base64 where the bytes are not UTF-8, with
+         \"ttl_ms\" where the item expires: so many milliseconds after it was dumped
 
 Examples:
   client dump > items.tsv
@@ -246,7 +314,8 @@ pub(crate) struct Dump {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Reads what `dump` writes, in either format, and plain word lists: raw bytes are taken as they are, a line without a tab is a key
+Reads what `dump` writes, in either format, and plain word lists. An item with ttl_ms lives so long from now on; the others stay.
+Lines of tsv say nothing of expiry. Raw bytes are taken as they are, a line without a tab is a key
 with an empty value, and only a backslash is special. Without --format the first line decides. A line that is refused ends the
 load with exit 6 and its number; the lines before it are stored.
 
@@ -279,8 +348,7 @@ pub(crate) struct Stats {
         value_parser = protocol::parse_duration, hide_env_values = true)]
     pub(crate) interval: Duration,
     /// Print the exposition text of Prometheus
-    #[arg(long, env = "SHMTABLE_PROMETHEUS", value_parser = FalseyValueParser::new(), hide_env_values = true,
-        conflicts_with = "watch")]
+    #[arg(long, env = "SHMTABLE_PROMETHEUS", value_parser = FalseyValueParser::new(), hide_env_values = true)]
     pub(crate) prometheus: bool,
 }
 

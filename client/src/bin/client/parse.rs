@@ -1,14 +1,28 @@
 //! From the words of the command line to [`Cli`], or to a usage error in one line.
 //!
 //! `client OUTER INNER` is `client run OUTER INNER`: where a number stands in a command's place, [`Bare`] reads the line.
+//!
+//! Flags of which one excludes the others may come from the line and from the environment; the line then goes before the
+//! environment, whose say is left out. The definition knows no such rule, so the line is read, and read again without those variables.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 use crate::args::{Cli, Command, Global, Run};
+
+/// Commands with arguments of which one excludes the others.
+const ALTERNATIVES: [(&str, &[&str]); 5] = [
+    ("insert", &["ttl", "keep_ttl"]),
+    ("insert", &["if_absent", "if_present", "if_version"]),
+    ("delete", &["key", "prefix"]),
+    ("bucket", &["key", "index"]),
+    ("stats", &["watch", "prometheus"]),
+];
 
 /// The command line of `client OUTER INNER`.
 #[derive(Debug, Parser)]
@@ -55,12 +69,44 @@ fn parse_from(args: Vec<OsString>) -> Result<Cli, clap::Error> {
     if args.get(1).is_some_and(|first| is_number(first)) {
         return Ok(Bare::try_parse_from(args)?.into());
     }
-    let cli = Cli::try_parse_from(&args)?;
+    let matches = Cli::command().try_get_matches_from(&args)?;
+    let overruled = overruled(&matches)?;
+    let cli = if overruled.is_empty() {
+        Cli::from_arg_matches(&matches)?
+    } else {
+        let deaf = overruled.into_iter().fold(Cli::command(), |command, (name, id)| {
+            command.mut_subcommand(name, |command| command.mut_arg(id, |arg| arg.env(Resettable::Reset)))
+        });
+        Cli::from_arg_matches(&deaf.try_get_matches_from(&args)?)?
+    };
     let Command::Other(rest) = &cli.command else { return Ok(cli) };
     match rest.first() {
         Some(first) if is_number(first) => Ok(Bare::try_parse_from(args)?.into()),
         other => Err(unknown(other.map(OsString::as_os_str).unwrap_or_default())),
     }
+}
+
+/// Of each set of alternatives of which one stands on the line: those that the environment gives, as command and argument.
+fn overruled(matches: &ArgMatches) -> Result<Vec<(&'static str, &'static str)>, clap::Error> {
+    let Some((name, given)) = matches.subcommand() else { return Ok(Vec::new()) };
+    let mut overruled = Vec::new();
+    for (command, set) in ALTERNATIVES.iter().filter(|(command, _)| *command == name) {
+        let from = |source| set.iter().filter(move |id| given.value_source(id) == Some(source));
+        match from(ValueSource::CommandLine).count() {
+            0 => {}
+            1 => overruled.extend(from(ValueSource::EnvVariable).map(|id| (*command, *id))),
+            _ => {
+                let names: Vec<String> = set.iter().map(|id| display(id)).collect();
+                let message = format!("found several of {} against one; give one of them", names.join(", "));
+                return Err(Cli::command().error(ErrorKind::ArgumentConflict, message));
+            }
+        }
+    }
+    Ok(overruled)
+}
+
+fn display(id: &str) -> String {
+    if id == "key" { "KEY".to_owned() } else { format!("--{}", id.replace('_', "-")) }
 }
 
 fn is_number(text: &OsStr) -> bool {
@@ -147,6 +193,16 @@ mod tests {
             "client delete",
             "client delete k --prefix p",
             "client bucket k --index 3",
+            "client bucket",
+            "client insert k v --ttl 1s --keep-ttl",
+            "client insert k v --ttl 1",
+            "client insert k v --ttl soon",
+            "client insert k v --if-absent --if-present",
+            "client expire k",
+            "client expire k soon",
+            "client ttl",
+            "client persist",
+            "client incr k 1 --ttl 5",
             "client incr k many",
             "client run 1 1 --window 0",
             "client run 1 1 --window 1025",

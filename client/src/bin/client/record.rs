@@ -2,12 +2,16 @@
 //!
 //! ```text
 //! tsv     key<TAB>value, both escaped (see `escape`); reading: a line without a tab is a key with an empty value
-//! jsonl   {"key":…,"value":…}, either as key_base64, value_base64 where the bytes are not UTF-8
+//! jsonl   {"key":…,"value":…,"ttl_ms":…,"type":"bytes"}, key and value as key_base64, value_base64 where the bytes are not UTF-8;
+//!         ttl_ms only where the item expires; reading: only the key is needed
 //! ```
+
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
+use shmtable::{Item, Remaining, Ttl};
 
 use crate::escape;
 use crate::output::Object;
@@ -20,6 +24,9 @@ pub(crate) enum Format {
     /// one JSON object per line
     Jsonl,
 }
+
+/// What a record says of plain bytes.
+const BYTES: &str = "bytes";
 
 impl Format {
     /// The format of an input that begins with `line`.
@@ -44,16 +51,30 @@ pub(crate) fn tsv_line(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
 }
 
 /// An item as an object of `jsonl`.
-pub(crate) fn object(key: &[u8], value: &[u8]) -> Object {
-    Object::new().bytes("key", key).bytes("value", value)
+pub(crate) fn object(item: &Item) -> Object {
+    let object = Object::new().bytes("key", &item.key).bytes("value", &item.value);
+    let object = if item.remaining == Remaining::Forever { object } else { with_ttl(object, item.remaining) };
+    match item.kind {
+        protocol::TYPE_BYTES => object.text("type", BYTES),
+        kind => object.text("type", &format!("type {kind}")),
+    }
 }
 
-/// Reads a line in the given format into `key` and `value`, which are cleared first; the error says what is wrong with it.
-pub(crate) fn parse(format: Format, line: &[u8], key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<(), String> {
+/// Adds what an item has left to an object: milliseconds, or null.
+pub(crate) fn with_ttl(object: Object, remaining: Remaining) -> Object {
+    match remaining {
+        Remaining::Forever => object.number("ttl_ms", "null"),
+        Remaining::For(left) => object.number("ttl_ms", left.as_millis()),
+    }
+}
+
+/// Reads a line in the given format into `key` and `value`, which are cleared first; answers its time to live, and the error says
+/// what is wrong with it.
+pub(crate) fn parse(format: Format, line: &[u8], key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<Ttl, String> {
     key.clear();
     value.clear();
     match format {
-        Format::Tsv => parse_tsv(line, key, value),
+        Format::Tsv => parse_tsv(line, key, value).map(|()| Ttl::None),
         Format::Jsonl => parse_jsonl(line, key, value),
     }
 }
@@ -76,25 +97,29 @@ fn parse_tsv(line: &[u8], key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<(), 
     escape::unescape(value_text, value).map_err(refused(key_text.len() + 1))
 }
 
-fn parse_jsonl(line: &[u8], key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<(), String> {
+fn parse_jsonl(line: &[u8], key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<Ttl, String> {
     let record: Map<String, Value> = serde_json::from_slice(line)
         .map_err(|error| format!("not a JSON object: {error}; write {{\"key\":…,\"value\":…}}, one object a line"))?;
     match record.get("type") {
         None | Some(Value::Null) => {}
-        Some(Value::String(kind)) if kind == "bytes" => {}
+        Some(Value::String(kind)) if kind == BYTES => {}
         Some(other) => {
             return Err(format!("type is {other} against expected \"bytes\"; load it with a client that knows the type"));
         }
     }
-    if record.get("ttl_ms").is_some_and(|ttl| !ttl.is_null()) {
-        return Err("ttl_ms is set and would be lost; remove the field to load the item without an expiry".into());
-    }
+    let ttl = match record.get("ttl_ms") {
+        None | Some(Value::Null) => Ttl::None,
+        Some(found) => match found.as_u64() {
+            Some(ms) => Ttl::For(Duration::from_millis(ms)),
+            None => return Err(format!("ttl_ms is {found} against expected a whole number; give milliseconds")),
+        },
+    };
     if !field(&record, "key", "key_base64", key)? {
         return Err("no key; give \"key\" or \"key_base64\"".into());
     }
     // Like a TSV line without a tab: no value is an empty one.
     field(&record, "value", "value_base64", value)?;
-    Ok(())
+    Ok(ttl)
 }
 
 /// Appends the bytes of a field, given as text or as base64; false if it is not there.
@@ -123,15 +148,16 @@ mod tests {
 
     fn read(format: Format, line: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
         let (mut key, mut value) = (b"old".to_vec(), b"old".to_vec());
-        parse(format, line, &mut key, &mut value).map(|()| (key, value))
+        parse(format, line, &mut key, &mut value).map(|_| (key, value))
     }
 
     fn pair(key: &[u8], value: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
         Ok((key.to_vec(), value.to_vec()))
     }
 
-    fn json(key: &[u8], value: &[u8]) -> Vec<u8> {
-        let mut line = object(key, value).finish();
+    fn json(key: &[u8], value: &[u8], remaining: Remaining) -> Vec<u8> {
+        let item = Item { key: key.to_vec(), value: value.to_vec(), version: 1, remaining, kind: protocol::TYPE_BYTES };
+        let mut line = object(&item).finish();
         assert_eq!(line.pop(), Some(b'\n'));
         line
     }
@@ -163,13 +189,26 @@ mod tests {
             br#"{"key_base64":7}"#,
             br#"{"key":"a","key_base64":"YQ=="}"#,
             br#"{"key_base64":"?"}"#,
-            br#"{"key":"a","ttl_ms":5}"#,
+            br#"{"key":"a","ttl_ms":"5"}"#,
+            br#"{"key":"a","ttl_ms":-5}"#,
+            br#"{"key":"a","ttl_ms":1.5}"#,
             br#"{"key":"a","type":"list"}"#,
             br#"["key"]"#,
             br#"{"key":"a"} x"#,
         ] {
             assert!(read(Format::Jsonl, line).is_err(), "{}", String::from_utf8_lossy(line));
         }
+    }
+
+    #[test]
+    fn an_expiry_is_read_and_written_where_there_is_one() {
+        let ttl = |line: &[u8]| parse(Format::Jsonl, line, &mut Vec::new(), &mut Vec::new());
+        assert_eq!(ttl(br#"{"key":"k","ttl_ms":1500}"#), Ok(Ttl::For(Duration::from_millis(1500))));
+        assert_eq!(ttl(br#"{"key":"k","ttl_ms":null}"#), Ok(Ttl::None));
+        assert_eq!(ttl(br#"{"key":"k"}"#), Ok(Ttl::None));
+        assert_eq!(json(b"k", b"v", Remaining::Forever), br#"{"key":"k","value":"v","type":"bytes"}"#);
+        let left = Remaining::For(Duration::from_millis(1500));
+        assert_eq!(json(b"k", b"v", left), br#"{"key":"k","value":"v","ttl_ms":1500,"type":"bytes"}"#);
     }
 
     #[test]
@@ -187,15 +226,18 @@ mod tests {
         fn both_formats_bring_arbitrary_items_back_and_are_told_apart(
             key in proptest::collection::vec(any::<u8>(), 1..60),
             value in proptest::collection::vec(any::<u8>(), 0..60),
+            left in proptest::option::of(0..=protocol::MAX_TTL_MS),
         ) {
             let mut line = Vec::new();
             tsv_line(&key, &value, &mut line);
             prop_assert_eq!(line.pop(), Some(b'\n'));
             prop_assert_eq!(Format::detect(&line), Format::Tsv);
             prop_assert_eq!(read(Format::Tsv, &line), pair(&key, &value));
-            let line = json(&key, &value);
+            let remaining = left.map_or(Remaining::Forever, |ms| Remaining::For(Duration::from_millis(ms)));
+            let line = json(&key, &value, remaining);
             prop_assert_eq!(Format::detect(&line), Format::Jsonl);
             prop_assert_eq!(read(Format::Jsonl, &line), pair(&key, &value));
+            prop_assert_eq!(parse(Format::Jsonl, &line, &mut Vec::new(), &mut Vec::new()), Ok(remaining.as_ttl()));
         }
     }
 }

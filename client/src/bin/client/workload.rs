@@ -148,7 +148,7 @@ impl Workload {
             let operation = match phase {
                 Phase::Insert => {
                     source.fill_value(sent, &mut value);
-                    Operation::Insert { key: &key, value: &value, condition: Condition::Always }
+                    Operation::insert(&key, &value)
                 }
                 Phase::Bucket => Operation::Bucket { key: &key },
                 Phase::Delete => Operation::Delete { key: &key, condition: Condition::Always },

@@ -23,7 +23,7 @@ pub(super) fn run(context: &mut Context<'_>, args: &args::Bucket) -> Result<Exit
     let mut line = Vec::new();
     for item in &bucket.items {
         if context.output.json() {
-            let object = record::object(&item.key, &item.value).number("version", item.version).number("bucket", bucket.index);
+            let object = record::object(item).number("version", item.version).number("bucket", bucket.index);
             context.output.object(object)?;
         } else {
             line.clear();

@@ -26,7 +26,7 @@ pub(super) fn run(context: &mut Context<'_>, args: &args::Dump) -> Result<ExitCo
                 record::tsv_line(&item.key, &item.value, &mut line);
                 context.output.raw(&line)?;
             }
-            Format::Jsonl => context.output.object(record::object(&item.key, &item.value))?,
+            Format::Jsonl => context.output.object(record::object(&item))?,
         }
         if context.output.is_closed() {
             break;

@@ -71,11 +71,15 @@ fn load(client: &mut Client, mut input: impl BufRead, file: &OsStr, format: Opti
             }
         }
         let format = *format.get_or_insert_with(|| Format::detect(&line));
-        if let Err(why) = record::parse(format, &line, &mut key, &mut value).and_then(|()| check_key(&key)) {
-            refused = Some(why);
-            continue;
-        }
-        let operation = Operation::Insert { key: &key, value: &value, condition: Condition::Always };
+        let parsed = record::parse(format, &line, &mut key, &mut value).and_then(|ttl| check_key(&key).map(|()| ttl));
+        let ttl = match parsed {
+            Ok(ttl) => ttl,
+            Err(why) => {
+                refused = Some(why);
+                continue;
+            }
+        };
+        let operation = Operation::Insert { key: &key, value: &value, condition: Condition::Always, ttl };
         match pipeline.submit(&operation, &mut |completion| tally.take(completion)) {
             Ok(_) => {}
             // The library refuses what no server takes before it is sent: that concerns this line alone.

@@ -4,6 +4,7 @@ mod bucket;
 mod clients;
 mod delete;
 mod dump;
+mod expiry;
 mod insert;
 mod load;
 mod number;
@@ -66,6 +67,9 @@ fn dispatch(context: &mut Context<'_>, command: &Command) -> Result<ExitCode, Fa
         Command::Read(args) => read::run(context, args),
         Command::Delete(args) => delete::run(context, args),
         Command::Clear => delete::clear(context),
+        Command::Ttl(args) => expiry::ttl(context, args),
+        Command::Expire(args) => expiry::expire(context, args),
+        Command::Persist(args) => expiry::persist(context, args),
         Command::Bucket(args) => bucket::run(context, args),
         Command::Incr(args) => number::incr(context, args),
         Command::Append(args) => number::append(context, args),

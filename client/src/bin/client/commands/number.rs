@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::output::Object;
 
 pub(super) fn incr(context: &mut Context<'_>, args: &args::Incr) -> Result<ExitCode, Failure> {
-    let number = match context.attach()?.incr(args.key.as_bytes(), args.by) {
+    let number = match context.attach()?.incr_with(args.key.as_bytes(), args.by, args.ttl) {
         // Of `incr` these are answers about the item, like a condition that is not met.
         Err(error @ (Error::NotANumber | Error::Overflow)) => return Err(Failure::NotMet(error.to_string())),
         other => other?,

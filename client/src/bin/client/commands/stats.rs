@@ -13,6 +13,9 @@ use crate::output::Object;
 use crate::prometheus;
 
 pub(super) fn run(context: &mut Context<'_>, args: &args::Stats) -> Result<ExitCode, Failure> {
+    if args.watch && args.prometheus {
+        return Err(Failure::Usage("stats failed: found both --watch and --prometheus against one; give one of them".into()));
+    }
     let monitor = Monitor::open(&context.options())?;
     if args.watch {
         return watch(context, &monitor, args.interval);
