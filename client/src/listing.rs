@@ -105,9 +105,10 @@ impl Client {
         Ok(Some(Bucket { index, items }))
     }
 
-    /// Number of buckets, as the server published it last; it grows with the table.
+    /// Number of buckets, which grows with the table: as it is now, or, for a process without the right to read the table, as the server
+    /// published it last.
     pub fn buckets(&self) -> u64 {
-        self.counter(protocol::Counter::Buckets)
+        self.table().map_or_else(|| self.counter(protocol::Counter::Buckets), |table| table.stats().buckets)
     }
 
     /// Walks the whole table. Every item that is there throughout is seen at least once; one that is written meanwhile may be seen

@@ -8,6 +8,7 @@ mod commands;
 #[path = "../support/daemon.rs"]
 mod daemon;
 mod doctor;
+mod expiry;
 mod monitor;
 mod streams;
 #[path = "../support/watch.rs"]

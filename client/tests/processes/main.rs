@@ -9,6 +9,7 @@ mod churn;
 #[path = "../support/daemon.rs"]
 mod daemon;
 mod deaths;
+mod expiry;
 mod forks;
 mod hostile;
 mod mirror;
@@ -16,6 +17,7 @@ mod model;
 mod modes;
 mod ranges;
 mod reclaimed;
+mod requests;
 mod restarts;
 mod stops;
 mod timeouts;

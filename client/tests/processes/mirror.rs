@@ -3,57 +3,41 @@
 //! What a request must answer is decided when it is submitted: requests of one client take effect in the order sent, and nobody
 //! else touches its keys.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
-use shmtable::{Client, Completion, Condition, Error, Operation, Outcome, Submit, Ttl};
+use shmtable::{Client, Completion, Condition, Error, InsertOptions, Operation, Outcome, Remaining, Submit, Ttl};
+
+use crate::requests::{LONG, Level, Request, When};
 
 /// Longest value that the server of these tests takes.
 const MAX_VALUE: usize = 1 << 20;
 
-/// A request on one key.
-#[derive(Clone, Debug)]
-pub(crate) enum Request {
-    Insert(Vec<u8>, When),
-    Read,
-    Delete(When),
-    Incr(i64),
-    Append(Vec<u8>),
-    Bucket,
-}
-
-/// A condition, with versions by what they mean.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum When {
-    Always,
-    Absent,
-    Present,
-    /// The version that is there.
-    Current,
-    /// A version that never was.
-    Stale,
-}
-
-/// How requests are sent.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Level {
-    Sync,
-    Pipeline(usize),
-    Poll,
-}
-
 #[derive(Debug)]
 enum Answer {
-    Stored { replaced: bool },
+    /// `over`: and gone at once.
+    Stored {
+        replaced: bool,
+        over: bool,
+    },
     NotMet,
     Value(Vec<u8>),
     Missing,
     Deleted,
-    Number(i64),
+    Number {
+        sum: i64,
+        over: bool,
+    },
     NotANumber,
     Overflow,
     Length(usize),
     TooLong,
     Bucket(Option<Vec<u8>>),
+    ExpirySet {
+        over: bool,
+    },
+    /// Whether it expires.
+    Left(bool),
 }
 
 struct Expected {
@@ -67,6 +51,10 @@ struct Expected {
 #[derive(Default)]
 pub(crate) struct Mirror {
     pub(crate) items: HashMap<Vec<u8>, Vec<u8>>,
+    /// Those of them that expire.
+    expiring: HashSet<Vec<u8>>,
+    /// Items that were over at once: as long as they are not swept up, a clear may count them.
+    over: u64,
     versions: HashMap<Vec<u8>, u64>,
     writes: HashMap<Vec<u8>, u64>,
     queue: VecDeque<Expected>,
@@ -79,24 +67,16 @@ pub(crate) struct Mirror {
 impl Mirror {
     /// Sends a request as `level` says and checks what has been answered by then.
     pub(crate) fn send(&mut self, client: &mut Client, level: Level, key: &[u8], request: &Request) {
-        let current = matches!(request, Request::Insert(_, When::Current) | Request::Delete(When::Current));
-        if current || matches!(level, Level::Sync) {
+        if matches!(request.when(), When::Current) || matches!(level, Level::Sync) {
             self.settle(client);
         }
-        let condition = match request {
-            Request::Insert(_, when) | Request::Delete(when) => self.condition(key, *when),
-            _ => Condition::Always,
+        let operation = request.operation(key, self.condition(key, request.when()));
+        let long = match request {
+            Request::Insert(value, _) | Request::InsertFor(value, ..) | Request::Append(value) => {
+                value.len() > Client::MAX_POLLED_VALUE
+            }
+            _ => false,
         };
-        let operation = match request {
-            Request::Insert(value, _) => Operation::Insert { key, value, condition, ttl: Ttl::None },
-            Request::Read => Operation::Read { key },
-            Request::Delete(_) => Operation::Delete { key, condition },
-            Request::Incr(by) => Operation::Incr { key, by: *by, ttl: None },
-            Request::Append(bytes) => Operation::Append { key, bytes },
-            Request::Bucket => Operation::Bucket { key },
-        };
-        let long =
-            matches!(request, Request::Insert(value, _) | Request::Append(value) if value.len() > Client::MAX_POLLED_VALUE);
         match level {
             Level::Sync => self.call(client, &operation),
             Level::Poll if long => {
@@ -123,22 +103,10 @@ impl Mirror {
     pub(crate) fn run(&mut self, client: &mut Client, window: usize, series: &[(Vec<u8>, Request)]) {
         let mut pipeline = client.pipeline(window);
         for (key, request) in series {
-            let when = match request {
-                Request::Insert(_, when) | Request::Delete(when) => *when,
-                _ => When::Always,
-            };
-            if matches!(when, When::Current) {
+            if matches!(request.when(), When::Current) {
                 pipeline.finish(&mut |completion| self.check(&completion)).expect("replies");
             }
-            let condition = self.condition(key, when);
-            let operation = match request {
-                Request::Insert(value, _) => Operation::Insert { key, value, condition, ttl: Ttl::None },
-                Request::Read => Operation::Read { key },
-                Request::Delete(_) => Operation::Delete { key, condition },
-                Request::Incr(by) => Operation::Incr { key, by: *by, ttl: None },
-                Request::Append(bytes) => Operation::Append { key, bytes },
-                Request::Bucket => Operation::Bucket { key },
-            };
+            let operation = request.operation(key, self.condition(key, request.when()));
             self.expect(&operation);
             pipeline.submit(&operation, &mut |completion| self.check(&completion)).expect("submitted");
             assert!(pipeline.in_flight() <= window, "{} in flight", pipeline.in_flight());
@@ -169,24 +137,24 @@ impl Mirror {
     /// Applies a request to the map and remembers what it must answer.
     fn expect(&mut self, operation: &Operation<'_>) {
         let (key, answer) = match *operation {
-            Operation::Ping | Operation::Ttl { .. } | Operation::Expire { .. } | Operation::Persist { .. } => {
-                unreachable!("no request of these tests")
-            }
+            Operation::Ping => unreachable!("no request of these tests"),
             Operation::Read { key } => (key, self.items.get(key).map_or(Answer::Missing, |value| Answer::Value(value.clone()))),
             Operation::Bucket { key } => (key, Answer::Bucket(self.items.get(key).cloned())),
-            Operation::Insert { key, value, condition, .. } => (key, self.insert(key, value, condition)),
+            Operation::Insert { key, value, condition, ttl } => (key, self.insert(key, value, condition, ttl)),
             Operation::Delete { key, condition } => {
                 let answer = if !self.items.contains_key(key) {
                     Answer::Missing
                 } else if self.holds(key, condition) {
                     self.items.remove(key);
+                    self.expiring.remove(key);
                     Answer::Deleted
                 } else {
                     Answer::NotMet
                 };
                 (key, answer)
             }
-            Operation::Incr { key, by, .. } => {
+            Operation::Incr { key, by, ttl } => {
+                let created = !self.items.contains_key(key);
                 let number = match self.items.get(key) {
                     None => Some(0),
                     Some(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse::<i64>().ok()),
@@ -196,7 +164,7 @@ impl Mirror {
                     Some(None) => Answer::Overflow,
                     Some(Some(sum)) => {
                         self.items.insert(key.to_vec(), sum.to_string().into_bytes());
-                        Answer::Number(sum)
+                        Answer::Number { sum, over: created && self.live(key, ttl) }
                     }
                 };
                 (key, answer)
@@ -211,6 +179,13 @@ impl Mirror {
                 };
                 (key, answer)
             }
+            Operation::Ttl { key } => match self.items.contains_key(key) {
+                true => (key, Answer::Left(self.expiring.contains(key))),
+                false => (key, Answer::Missing),
+            },
+            Operation::Expire { key, .. } | Operation::Persist { key } if !self.items.contains_key(key) => (key, Answer::Missing),
+            Operation::Expire { key, ttl } => (key, Answer::ExpirySet { over: self.live(key, Some(ttl)) }),
+            Operation::Persist { key } => (key, Answer::ExpirySet { over: self.live(key, None) }),
         };
         if operation.is_write() {
             *self.writes.entry(key.to_vec()).or_default() += 1;
@@ -228,11 +203,42 @@ impl Mirror {
         }
     }
 
-    fn insert(&mut self, key: &[u8], value: &[u8], condition: Condition) -> Answer {
-        if self.holds(key, condition) {
-            Answer::Stored { replaced: self.items.insert(key.to_vec(), value.to_vec()).is_some() }
+    fn insert(&mut self, key: &[u8], value: &[u8], condition: Condition, ttl: Ttl) -> Answer {
+        if !self.holds(key, condition) {
+            return Answer::NotMet;
+        }
+        let replaced = self.items.insert(key.to_vec(), value.to_vec()).is_some();
+        let over = match ttl {
+            Ttl::None => self.live(key, None),
+            Ttl::Keep => false,
+            Ttl::For(ttl) => self.live(key, Some(ttl)),
+        };
+        Answer::Stored { replaced, over }
+    }
+
+    /// Sets how long an item lives; whether that is over already.
+    fn live(&mut self, key: &[u8], ttl: Option<Duration>) -> bool {
+        self.expiring.remove(key);
+        match ttl {
+            None => false,
+            Some(Duration::ZERO) => {
+                self.over += 1;
+                self.items.remove(key);
+                true
+            }
+            Some(_) => {
+                self.expiring.insert(key.to_vec());
+                false
+            }
+        }
+    }
+
+    /// Takes note of the version that a write left behind, or of none.
+    fn note(&mut self, key: Vec<u8>, version: u64, over: bool) {
+        if over {
+            self.versions.remove(&key);
         } else {
-            Answer::NotMet
+            self.versions.insert(key, version);
         }
     }
 
@@ -243,8 +249,8 @@ impl Mirror {
         let context = || format!("{:?} for a key of {} bytes", completion.outcome, expected.key.len());
         let overtaken = |len: usize| len > 16 && (self.unmapped || self.writes.get(&expected.key) > Some(&expected.writes));
         match (&completion.outcome, &expected.answer) {
-            (Outcome::Stored { replaced, version }, Answer::Stored { replaced: before }) if replaced == before => {
-                self.versions.insert(expected.key, *version);
+            (Outcome::Stored { replaced, version }, Answer::Stored { replaced: before, over }) if replaced == before => {
+                self.note(expected.key, *version, *over);
             }
             (Outcome::Value { version, bytes }, Answer::Value(value)) if bytes == value => {
                 assert_eq!(self.versions.get(&expected.key), Some(version), "{}", context());
@@ -259,8 +265,16 @@ impl Mirror {
             (Outcome::Deleted { .. }, Answer::Deleted) => {
                 self.versions.remove(&expected.key);
             }
-            (Outcome::Number { value, version }, Answer::Number(sum)) if value == sum => {
-                self.versions.insert(expected.key, *version);
+            (Outcome::Number { value, version }, Answer::Number { sum, over }) if value == sum => {
+                self.note(expected.key, *version, *over);
+            }
+            (Outcome::ExpirySet { version }, Answer::ExpirySet { over }) => {
+                assert_eq!(self.versions.get(&expected.key), Some(version), "{}", context());
+                self.note(expected.key, *version, *over);
+            }
+            (Outcome::Expiry { version, remaining }, Answer::Left(expires)) => {
+                assert_eq!(self.versions.get(&expected.key), Some(version), "{}", context());
+                assert!(fits(*remaining, *expires), "{}", context());
             }
             (Outcome::Length { len, version }, Answer::Length(sum)) if *len == *sum as u64 => {
                 self.versions.insert(expected.key, *version);
@@ -280,20 +294,15 @@ impl Mirror {
         self.checked += 1;
         let answer = &expected.answer;
         match *operation {
-            Operation::Ping | Operation::Ttl { .. } | Operation::Expire { .. } | Operation::Persist { .. } => {
-                unreachable!("no request of these tests")
-            }
-            Operation::Insert { key, value, condition, .. } => {
-                match client.insert_if(key, value, condition).expect("an answer") {
-                    Some(stored) => {
-                        assert!(
-                            matches!(answer, Answer::Stored { replaced } if *replaced == stored.replaced),
-                            "{}",
-                            brief(answer)
-                        );
-                        self.versions.insert(expected.key, stored.version);
+            Operation::Ping => unreachable!("no request of these tests"),
+            Operation::Insert { key, value, condition, ttl } => {
+                let stored = client.insert_with(key, value, InsertOptions { condition, ttl }).expect("an answer");
+                match (stored, answer) {
+                    (Some(stored), Answer::Stored { replaced, over }) if *replaced == stored.replaced => {
+                        self.note(expected.key, stored.version, *over);
                     }
-                    None => assert!(matches!(answer, Answer::NotMet), "{}", brief(answer)),
+                    (None, Answer::NotMet) => {}
+                    (found, _) => panic!("expected {}, found {found:?}", brief(answer)),
                 }
             }
             Operation::Read { key } => {
@@ -313,8 +322,9 @@ impl Mirror {
                     self.versions.remove(key);
                 }
             }
-            Operation::Incr { key, by, .. } => match (client.incr(key, by), answer) {
-                (Ok(value), Answer::Number(sum)) if value == *sum => self.refresh(client, key),
+            Operation::Incr { key, by, ttl } => match (client.incr_with(key, by, ttl), answer) {
+                (Ok(value), Answer::Number { sum, over: false }) if value == *sum => self.refresh(client, key),
+                (Ok(value), Answer::Number { sum, over: true }) if value == *sum => self.note(expected.key, 0, true),
                 (Err(Error::NotANumber), Answer::NotANumber) | (Err(Error::Overflow), Answer::Overflow) => {}
                 (found, _) => panic!("expected {}, found {found:?}", brief(answer)),
             },
@@ -329,6 +339,23 @@ impl Mirror {
                 assert!(matches!(answer, Answer::Bucket(value) if value.as_ref() == found), "a bucket misses its key or lies");
                 for item in &bucket.items {
                     assert_eq!(self.items.get(&item.key), Some(&item.value), "a bucket's item");
+                    assert!(fits(item.remaining, self.expiring.contains(&item.key)), "{:?}", item.remaining);
+                }
+            }
+            Operation::Ttl { key } => match (client.ttl(key).expect("an answer"), answer) {
+                (Some(remaining), Answer::Left(expires)) if fits(remaining, *expires) => {}
+                (None, Answer::Missing) => {}
+                (found, _) => panic!("expected {}, found {found:?}", brief(answer)),
+            },
+            Operation::Expire { key, .. } | Operation::Persist { key } => {
+                let set = match *operation {
+                    Operation::Expire { ttl, .. } => client.expire(key, ttl),
+                    _ => client.persist(key),
+                };
+                match (set.expect("an answer"), answer) {
+                    (true, Answer::ExpirySet { over: true }) => self.note(expected.key, 0, true),
+                    (true, Answer::ExpirySet { over: false }) | (false, Answer::Missing) => {}
+                    (found, _) => panic!("expected {}, found {found:?}", brief(answer)),
                 }
             }
         }
@@ -345,6 +372,7 @@ impl Mirror {
         let mut found = HashMap::new();
         for item in client.scan() {
             let item = item.expect("an item");
+            assert!(fits(item.remaining, self.expiring.contains(&item.key)), "{:?} of {:?}", item.remaining, item.key);
             found.insert(item.key, item.value);
         }
         assert!(found == self.items, "a scan found {} items, expected {}", found.len(), self.items.len());
@@ -354,10 +382,25 @@ impl Mirror {
     pub(crate) fn remove(&mut self, client: &mut Client, prefix: &[u8]) {
         let before = self.items.len();
         self.items.retain(|key, _| !key.starts_with(prefix));
-        let Self { items, versions, .. } = self;
+        let Self { items, versions, expiring, .. } = self;
         versions.retain(|key, _| items.contains_key(key));
-        let removed = if prefix.is_empty() { client.clear() } else { client.delete_prefix(prefix) };
-        assert_eq!(removed.expect("an answer"), (before - self.items.len()) as u64);
+        expiring.retain(|key| items.contains_key(key));
+        let expected = (before - self.items.len()) as u64;
+        if prefix.is_empty() {
+            let removed = client.clear().expect("an answer");
+            let most = expected + std::mem::take(&mut self.over);
+            assert!((expected..=most).contains(&removed), "cleared {removed} against {expected} to {most}");
+        } else {
+            assert_eq!(client.delete_prefix(prefix).expect("an answer"), expected);
+        }
+    }
+}
+
+/// Whether what an item has left is what it was given.
+fn fits(remaining: Remaining, expires: bool) -> bool {
+    match remaining {
+        Remaining::Forever => !expires,
+        Remaining::For(left) => expires && left <= LONG && !left.is_zero(),
     }
 }
 

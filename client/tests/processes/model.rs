@@ -5,7 +5,8 @@ use proptest::test_runner::{Config, TestRunner};
 use shmtable::{Client, Options};
 
 use crate::daemon::Daemon;
-use crate::mirror::{Level, Mirror, Request, When};
+use crate::mirror::Mirror;
+use crate::requests::{Level, Life, Request, When};
 use crate::values::{LENGTHS, value};
 
 /// Lengths of the keys; their first byte is the key's number, so that a prefix of one byte removes one.
@@ -37,7 +38,16 @@ fn request() -> impl Strategy<Value = Request> {
         2 => prop_oneof![-3..4i64, any::<i64>()].prop_map(Request::Incr),
         2 => bytes().prop_map(Request::Append),
         1 => Just(Request::Bucket),
+        4 => (bytes(), when(), life()).prop_map(|(value, when, life)| Request::InsertFor(value, when, life)),
+        1 => (-3..4i64, life()).prop_map(|(by, life)| Request::IncrFor(by, life)),
+        2 => life().prop_map(Request::Expire),
+        1 => Just(Request::Persist),
+        2 => Just(Request::Ttl),
     ]
+}
+
+fn life() -> impl Strategy<Value = Life> {
+    prop_oneof![Just(Life::None), Just(Life::Long), Just(Life::Kept)]
 }
 
 fn step() -> impl Strategy<Value = Step> {

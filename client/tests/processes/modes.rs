@@ -5,7 +5,8 @@ use std::time::Duration;
 use shmtable::{Client, Options, WaitMode};
 
 use crate::daemon::Daemon;
-use crate::mirror::{Level, Mirror, Request, When};
+use crate::mirror::Mirror;
+use crate::requests::{Level, Request, When};
 use crate::values::{Random, seed, value};
 
 fn works(options: &Options, seed: u64, prefix: &str) {

@@ -5,7 +5,8 @@ use shmtable::{Client, Monitor, StatValue};
 use crate::actor::{Actor, Part};
 use crate::board::{Board, Word};
 use crate::daemon::Daemon;
-use crate::mirror::{Level, Mirror, Request, When};
+use crate::mirror::Mirror;
+use crate::requests::{Level, Request, When};
 use crate::values::{Random, seed, value};
 
 const KEYS: u64 = 48;
