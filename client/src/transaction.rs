@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use protocol::{
-    Answers, Lifetime, MAX_KEY, MAX_STEPS, MAX_TRANSACTION, Reply, Status, Step, WRITE_ANSWER, Write, encode_step,
-    encode_transaction, encoded_step_len, read_answer_len,
+    Answers, MAX_KEY, MAX_STEPS, MAX_TRANSACTION, Reply, Status, Step, Ttl, WRITE_ANSWER, Write, encode_step, encode_transaction,
+    encoded_step_len, read_answer_len,
 };
 use shmqueue::lane::{most_span, span_of_body, span_of_reply};
 
@@ -170,18 +170,17 @@ impl<'k> Transaction<'_, 'k> {
 
     /// Stores a value.
     pub fn insert(&mut self, key: &'k [u8], value: &'k [u8]) -> &mut Self {
-        self.write(key, Write::Insert { value, lifetime: Lifetime::Endless })
+        self.write(key, Write::Insert { value, ttl: Ttl::None })
     }
 
     /// Stores a value that is gone after `ttl` (in milliseconds, rounded up).
     pub fn insert_ttl(&mut self, key: &'k [u8], value: &'k [u8], ttl: Duration) -> &mut Self {
-        let ms = u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-        self.write(key, Write::Insert { value, lifetime: Lifetime::Ms(ms) })
+        self.write(key, Write::Insert { value, ttl: Ttl::For(ttl) })
     }
 
     /// Stores a value that is gone when the one that it replaces would have been.
     pub fn insert_keep_ttl(&mut self, key: &'k [u8], value: &'k [u8]) -> &mut Self {
-        self.write(key, Write::Insert { value, lifetime: Lifetime::Kept })
+        self.write(key, Write::Insert { value, ttl: Ttl::Keep })
     }
 
     /// Removes a key, if it is there.

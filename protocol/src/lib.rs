@@ -26,8 +26,8 @@ pub use request::{
     encode_scan, encode_transaction, encode_ttl,
 };
 pub use transaction::{
-    Answers, Lifetime, MAX_STEPS, MAX_TRANSACTION, Step, Steps, WRITE_ANSWER, Write, encode_read_answer, encode_step,
-    encode_write_answer, encoded_step_len, read_answer_len,
+    Answers, MAX_STEPS, MAX_TRANSACTION, Step, Steps, WRITE_ANSWER, Write, encode_read_answer, encode_step, encode_write_answer,
+    encoded_step_len, read_answer_len,
 };
 pub use ttl::{MAX_TTL_MS, Ttl, ttl_ms};
 pub use units::{UnitError, format_size, parse_duration, parse_size};

@@ -285,19 +285,67 @@ pub fn encode_clear() -> Head {
 #[allow(missing_docs, reason = "the module's table describes the parts")]
 pub enum Request<'a> {
     Ping,
-    Read { key: &'a [u8] },
-    Copy { key: &'a [u8], version: u64, offset: u32, len: u32 },
-    Insert { key: &'a [u8], condition: Condition, ttl: Ttl, value_len: usize, value_at: usize, here: usize },
-    Chunk { offset: usize, value_at: usize, here: usize },
-    Delete { key: &'a [u8], condition: Condition },
-    Incr { key: &'a [u8], by: i64, ttl: Option<Duration> },
-    Append { key: &'a [u8], len: usize, value_at: usize, here: usize },
-    Scan { cursor: u64, buckets: u32, skip: u32 },
-    Bucket { key: &'a [u8], skip: u32 },
-    DeleteStep { cursor: u64, buckets: u32, prefix: &'a [u8] },
-    Ttl { key: &'a [u8] },
-    Expire { key: &'a [u8], ttl: Duration },
-    Persist { key: &'a [u8] },
+    Read {
+        key: &'a [u8],
+    },
+    Copy {
+        key: &'a [u8],
+        version: u64,
+        offset: u32,
+        len: u32,
+    },
+    Insert {
+        key: &'a [u8],
+        condition: Condition,
+        ttl: Ttl,
+        value_len: usize,
+        value_at: usize,
+        here: usize,
+    },
+    Chunk {
+        offset: usize,
+        value_at: usize,
+        here: usize,
+    },
+    Delete {
+        key: &'a [u8],
+        condition: Condition,
+    },
+    Incr {
+        key: &'a [u8],
+        by: i64,
+        ttl: Option<Duration>,
+    },
+    Append {
+        key: &'a [u8],
+        len: usize,
+        value_at: usize,
+        here: usize,
+    },
+    Scan {
+        cursor: u64,
+        buckets: u32,
+        skip: u32,
+    },
+    Bucket {
+        key: &'a [u8],
+        skip: u32,
+    },
+    DeleteStep {
+        cursor: u64,
+        buckets: u32,
+        prefix: &'a [u8],
+    },
+    Ttl {
+        key: &'a [u8],
+    },
+    Expire {
+        key: &'a [u8],
+        ttl: Duration,
+    },
+    Persist {
+        key: &'a [u8],
+    },
     Clear,
     /// Its steps are decoded from the whole body, see [`crate::Steps`].
     Transaction,

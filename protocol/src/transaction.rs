@@ -12,7 +12,9 @@
 //!
 //! A step compares first, then reads, then writes: a read answers what was there before the transaction.
 
-use crate::{MAX_VALUE, Malformed, malformed, take};
+use std::time::Duration;
+
+use crate::{MAX_VALUE, Malformed, Ttl, malformed, take, ttl_ms};
 
 /// Most steps, and so most keys, of a transaction.
 pub const MAX_STEPS: usize = 64;
@@ -30,18 +32,6 @@ const FIXED: usize = 8;
 /// Bytes of a read's answer before the value.
 const READ_FIXED: usize = 16;
 
-/// How long a stored item lives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Lifetime {
-    /// For ever.
-    #[default]
-    Endless,
-    /// So many milliseconds from the server's now on.
-    Ms(u64),
-    /// As long as the item that it replaces; for ever if there is none.
-    Kept,
-}
-
 /// What a step leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write<'a> {
@@ -50,7 +40,7 @@ pub enum Write<'a> {
         /// Its value.
         value: &'a [u8],
         /// How long it lives.
-        lifetime: Lifetime,
+        ttl: Ttl,
     },
     /// Nothing.
     Delete,
@@ -72,7 +62,7 @@ pub struct Step<'a> {
 /// Bytes that a step takes in the body.
 pub fn encoded_step_len(step: &Step<'_>) -> usize {
     let (value_len, ttl) = match step.write {
-        Some(Write::Insert { value, lifetime }) => (value.len(), matches!(lifetime, Lifetime::Ms(_))),
+        Some(Write::Insert { value, ttl }) => (value.len(), matches!(ttl, Ttl::For(_))),
         _ => (0, false),
     };
     FIXED + 8 * (usize::from(step.compare.is_some()) + usize::from(ttl)) + step.key.len() + value_len
@@ -83,16 +73,16 @@ pub fn encode_step(step: &Step<'_>, body: &mut Vec<u8>) {
     let mut flags = if step.compare.is_some() { COMPARE } else { 0 } | if step.read { READ } else { 0 };
     let (mut rest, mut ttl) = (&[][..], None);
     match step.write {
-        Some(Write::Insert { value, lifetime }) => {
+        Some(Write::Insert { value, ttl: lives }) => {
             flags |= INSERT;
             rest = value;
-            match lifetime {
-                Lifetime::Endless => {}
-                Lifetime::Ms(ms) => {
+            match lives {
+                Ttl::None => {}
+                Ttl::For(lives) => {
                     flags |= TTL;
-                    ttl = Some(ms);
+                    ttl = Some(ttl_ms(lives));
                 }
-                Lifetime::Kept => flags |= KEEP_TTL,
+                Ttl::Keep => flags |= KEEP_TTL,
             }
         }
         Some(Write::Delete) => flags |= DELETE,
@@ -140,15 +130,15 @@ impl<'a> Steps<'a> {
             return malformed("step");
         }
         let compare = if flags & COMPARE != 0 { Some(u64::from_le_bytes(take(body, at, "step")?)) } else { None };
-        let lifetime = match lives {
-            TTL => Lifetime::Ms(u64::from_le_bytes(take(body, at, "step")?)),
-            KEEP_TTL => Lifetime::Kept,
-            _ => Lifetime::Endless,
+        let ttl = match lives {
+            TTL => Ttl::For(Duration::from_millis(u64::from_le_bytes(take(body, at, "step")?))),
+            KEEP_TTL => Ttl::Keep,
+            _ => Ttl::None,
         };
         let key = part(body, at, key_len, "step")?;
         let value = part(body, at, value_len, "step")?;
         let write = match writes {
-            INSERT => Some(Write::Insert { value, lifetime }),
+            INSERT => Some(Write::Insert { value, ttl }),
             DELETE => Some(Write::Delete),
             _ => None,
         };
@@ -253,9 +243,9 @@ mod tests {
         #[test]
         fn steps_survive_the_way(steps in steps()) {
             let steps: Vec<Step<'_>> = steps.iter().map(|(key, compare, read, kind, value, ms)| {
-                let lifetime = [Lifetime::Endless, Lifetime::Ms(*ms), Lifetime::Kept][usize::from(*kind).min(2)];
+                let ttl = [Ttl::None, Ttl::For(Duration::from_millis((*ms).min(crate::MAX_TTL_MS))), Ttl::Keep][usize::from(*kind).min(2)];
                 let write = match kind {
-                    0..=2 => Some(Write::Insert { value, lifetime }),
+                    0..=2 => Some(Write::Insert { value, ttl }),
                     3 => Some(Write::Delete),
                     _ => None,
                 };

@@ -6,11 +6,11 @@
 //! CRASH: bytes in the lane without a commit are written anew when the request is served anew.
 
 use protocol::{
-    Lifetime, MAX_KEY, MAX_STEPS, MAX_TRANSACTION, Reply, Status, Steps, Tally, WRITE_ANSWER, Write, encode_read_answer,
+    MAX_KEY, MAX_STEPS, MAX_TRANSACTION, Reply, Status, Steps, Tally, WRITE_ANSWER, Write, encode_read_answer,
     encode_write_answer, read_answer_len,
 };
 use shmqueue::engine::Job;
-use table::{Answer, Change, Declined, Expiry, Step};
+use table::{Answer, Change, Declined, Step};
 
 use super::streams::copy_part;
 use super::{Service, answer, reply_of, ticket};
@@ -58,21 +58,13 @@ impl Service<'_> {
                 Some(Write::Insert { value, .. }) if value.len() > self.max_value as usize => {
                     return Err(Reply { b: self.max_value.into(), ..Reply::bare(Status::ValueSize) });
                 }
-                Some(Write::Insert { value, lifetime }) => Change::Insert { value, expiry: self.expiry(lifetime) },
+                Some(Write::Insert { value, ttl }) => Change::Insert { value, expiry: self.expiry(ttl) },
             };
             parts.steps[parts.len] = Step { key: step.key, compare: step.compare, change };
             parts.reads[parts.len] = step.read;
             parts.len += 1;
         }
         Ok(parts)
-    }
-
-    fn expiry(&self, lifetime: Lifetime) -> Expiry {
-        match lifetime {
-            Lifetime::Endless => Expiry::Never,
-            Lifetime::Ms(ms) => self.writer.deadline(ms),
-            Lifetime::Kept => Expiry::Keep,
-        }
     }
 
     fn transact(&mut self, job: &Job<'_>, parts: &Parts<'_>) {
