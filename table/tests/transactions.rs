@@ -271,7 +271,7 @@ fn a_chain_at_its_cap_refuses_the_whole() {
     let mut writer = table.writer(0);
     let room = 7 + 16 * 6;
     // Keys that no split in the life of this table tells apart.
-    let keys: Vec<_> = (0..).map(key).filter(|key| table.hash(key) % 256 == 0).take(room as usize + 5).collect();
+    let keys: Vec<_> = (0..).map(key).filter(|key| table.hash(key).is_multiple_of(256)).take(room as usize + 5).collect();
     let steps: Vec<_> = keys.iter().map(|key| Step { key, compare: None, change: insert(b"v") }).collect();
     for chunk in steps[..room as usize - 3].chunks(50) {
         assert!(matches!(transact(&mut writer, chunk), Ok((Outcome::Committed { .. }, _))));
@@ -298,6 +298,7 @@ impl Random {
 
 const ACCOUNTS: u64 = 40;
 const EACH: u64 = 1000;
+const STRANGERS: u64 = 20_000;
 
 fn balance(told: &(Option<(u64, Vec<u8>)>, u64)) -> (u64, u64) {
     let (version, text) = told.0.as_ref().expect("accounts are never closed");
@@ -354,6 +355,15 @@ fn transfers_keep_the_sum_at_any_time() {
                 })
             })
             .collect();
+        // Makes the table grow under the transfers, by splits of the accounts' buckets.
+        scope.spawn(|| {
+            let mut writer = table.writer(8);
+            for n in 0..STRANGERS {
+                let key = key(ACCOUNTS + n);
+                let done = writer.insert(&key, b"", table.hash(&key), Condition::None, Expiry::Never, &NONE, |outcome| *outcome);
+                assert!(matches!(done, Outcome::Inserted { .. }), "{done:?}");
+            }
+        });
         scope.spawn(|| {
             let mut writer = table.writer(9);
             let all: Vec<_> = keys.iter().map(|key| Step { key, compare: None, change: Change::None }).collect();
@@ -370,5 +380,53 @@ fn transfers_keep_the_sum_at_any_time() {
     println!("{} moved, {} sums", moved.load(Relaxed), sums.load(Relaxed));
     assert!(moved.load(Relaxed) > 1000, "transfers come about: {}", moved.load(Relaxed));
     table.check_invariants().expect("invariants");
-    assert_eq!(table.stats().items, ACCOUNTS);
+    assert_eq!(table.stats().items, ACCOUNTS + STRANGERS);
+    assert!(table.buckets() > 1000, "the table grew meanwhile");
+}
+
+/// A clear falls between two transactions, never into one: all accounts are there, or none.
+#[test]
+fn a_clear_takes_all_of_a_transaction_or_nothing() {
+    let memory = Memory::new(16 << 20, 4, 4096);
+    let table = memory.format();
+    let keys: Vec<_> = (0..ACCOUNTS).map(key).collect();
+    let first = EACH.to_le_bytes();
+    let open: Vec<_> = keys.iter().map(|key| Step { key, compare: Some(0), change: insert(&first) }).collect();
+    let again: Vec<_> = keys.iter().map(|key| Step { key, compare: None, change: insert(&first) }).collect();
+    let all: Vec<_> = keys.iter().map(|key| Step { key, compare: None, change: Change::None }).collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for (worker, steps) in [(1, &open), (2, &again)] {
+            let (table, done) = (&table, &done);
+            scope.spawn(move || {
+                let mut writer = table.writer(worker);
+                while !done.load(Relaxed) {
+                    match transact(&mut writer, steps).expect("different accounts").0 {
+                        Outcome::Committed { .. } => {}
+                        // All absent or all there: the first comparison tells of all.
+                        Outcome::Mismatch { step, .. } => assert_eq!(step, 0),
+                        other => panic!("{other:?}"),
+                    }
+                    writer.work_ahead(4);
+                }
+            });
+        }
+        let clearer = scope.spawn(|| {
+            let mut writer = table.writer(3);
+            let (mut there, mut gone) = (0, 0);
+            while there < 300 || gone < 300 {
+                let (_, told) = transact(&mut writer, &all).expect("different accounts");
+                let open = told.iter().filter(|told| told.0.is_some()).count() as u64;
+                assert!(open == 0 || open == ACCOUNTS, "{open} of {ACCOUNTS}");
+                *(if open == 0 { &mut gone } else { &mut there }) += 1;
+                if there % 2 == 0 {
+                    assert!(matches!(writer.clear(&NONE, |outcome| *outcome), Outcome::Cleared { .. }));
+                }
+            }
+        });
+        let ended = clearer.join();
+        done.store(true, Relaxed);
+        assert!(ended.is_ok());
+    });
+    table.check_invariants().expect("invariants");
 }
