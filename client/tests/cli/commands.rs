@@ -156,3 +156,40 @@ fn the_default_folder_is_that_of_shared_memory() {
         assert!(!std::path::Path::new(&format!("/dev/shm/{name}.{ending}")).exists(), "the server left its {ending}");
     }
 }
+
+#[test]
+fn a_transaction_is_done_whole_or_not_at_all() {
+    let server = Daemon::start(&[]);
+    server.client(&["insert", "a", "1"]).text();
+    let version = || {
+        let answer = server.client(&["read", "a", "--with-version"]);
+        answer.text().split('\t').next().expect("a version").to_owned()
+    };
+    let first = version();
+    let steps = format!(
+        "{{\"op\":\"compare\",\"key\":\"a\",\"version\":{first}}}\n\n{{\"op\":\"read\",\"key\":\"a\"}}\n\
+         {{\"op\":\"read\",\"key\":\"none\"}}\n{{\"op\":\"insert\",\"key\":\"a\",\"value\":\"2\\n\"}}\n\
+         {{\"op\":\"insert\",\"key_base64\":\"/w==\",\"value\":\"3\",\"ttl_ms\":600000}}\n{{\"op\":\"delete\",\"key\":\"b\"}}\n"
+    );
+    let answer = server.fed(&["transact", "-"], steps.as_bytes());
+    assert_eq!(answer.text(), format!("committed\n{first}\ta\t1\n0\tnone\t\n"));
+    assert_eq!(server.client(&["read", "a", "--raw"]).text(), "2\n");
+    // Again: the version has changed, and nothing else does.
+    assert_eq!(server.fed(&["transact", "-"], steps.as_bytes()).gave(1), "mismatch\n");
+    let answer = server.fed(&["transact", "-", "--json"], steps.as_bytes());
+    let (now, mismatch) = (version(), json(answer.gave(1)));
+    assert_eq!((&mismatch["result"], &mismatch["line"]), (&"mismatch".into(), &1.into()));
+    assert_eq!(mismatch["version"].to_string(), now);
+    let steps = "{\"op\":\"delete\",\"key\":\"a\"}\n{\"op\":\"read\",\"key_base64\":\"/w==\"}\n";
+    let answer = server.fed(&["transact", "-", "--json"], steps.as_bytes());
+    let lines: Vec<_> = answer.text().lines().map(json).collect();
+    assert_eq!(lines[0]["result"], "committed");
+    assert_eq!((&lines[1]["op"], lines[1]["version"].to_string()), (&"delete".into(), now));
+    assert_eq!((&lines[2]["key_base64"], &lines[2]["value"]), (&"/w==".into(), &"3".into()));
+    server.client(&["read", "a"]).error(1);
+    server.fed(&["transact", "-"], b"{\"op\":\"read\"}\n").error(6);
+    let twice = b"{\"op\":\"delete\",\"key\":\"a\"}\n{\"op\":\"delete\",\"key\":\"a\"}\n";
+    server.fed(&["transact", "-"], twice).error(6);
+    server.client(&["transact", "/no/such/file"]).error(2);
+    assert_eq!(server.fed(&["transact", "-"], b"").text(), "committed\n");
+}

@@ -105,6 +105,8 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Store the items of a file: prints how many
     Load(Load),
+    /// Compare, read and write several keys at one moment: prints `committed` or `mismatch`
+    Transact(Transact),
     /// Print the server's counters as `name value` lines
     Stats(Stats),
     /// Print the time of one round trip
@@ -329,6 +331,25 @@ pub(crate) struct Load {
     /// How items are written, instead of what the first line tells
     #[arg(long, env = "SHMTABLE_FORMAT", hide_env_values = true)]
     pub(crate) format: Option<Format>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+All steps take effect at one moment, or, if the version of a key is another than `compare` says, none: then it prints `mismatch` and
+exits 1. Reads answer what was there before; each prints VERSION<TAB>key<TAB>value (version 0: no such key). At most 64 keys and 32 KiB.
+
+Steps, one JSON object a line; key_base64 and value_base64 for bytes that are not UTF-8:
+  {\"op\":\"compare\",\"key\":…,\"version\":N}   as `read --with-version` prints it; 0: only if the key is absent
+  {\"op\":\"read\",\"key\":…}
+  {\"op\":\"insert\",\"key\":…,\"value\":…}     also with \"ttl_ms\":N or \"keep_ttl\":true
+  {\"op\":\"delete\",\"key\":…}
+
+Examples:
+  client transact steps.jsonl
+  printf '%s\\n' '{\"op\":\"delete\",\"key\":\"a\"}' '{\"op\":\"insert\",\"key\":\"b\",\"value\":\"1\"}' | client transact -")]
+pub(crate) struct Transact {
+    /// The file with the steps; `-` is stdin
+    pub(crate) file: OsString,
 }
 
 #[derive(Debug, Args)]

@@ -123,7 +123,7 @@ fn parse_jsonl(line: &[u8], key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<Tt
 }
 
 /// Appends the bytes of a field, given as text or as base64; false if it is not there.
-fn field(record: &Map<String, Value>, name: &str, name_base64: &str, out: &mut Vec<u8>) -> Result<bool, String> {
+pub(crate) fn field(record: &Map<String, Value>, name: &str, name_base64: &str, out: &mut Vec<u8>) -> Result<bool, String> {
     match (record.get(name), record.get(name_base64)) {
         (None, None) => Ok(false),
         (Some(Value::String(text)), None) => {

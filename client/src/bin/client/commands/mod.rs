@@ -12,6 +12,7 @@ mod ping;
 mod read;
 mod run;
 mod stats;
+mod transact;
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -75,6 +76,7 @@ fn dispatch(context: &mut Context<'_>, command: &Command) -> Result<ExitCode, Fa
         Command::Append(args) => number::append(context, args),
         Command::Dump(args) => dump::run(context, args),
         Command::Load(args) => load::run(context, args),
+        Command::Transact(args) => transact::run(context, args),
         Command::Stats(args) => stats::run(context, args),
         Command::Ping => ping::run(context),
         Command::Clients => clients::run(context),
