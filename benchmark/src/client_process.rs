@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::board::{Board, Phase, State};
 use crate::ledger::Shape;
 use crate::mix::Mix;
-use crate::{Error, Wait, cleanup, cli, load, redis_peer};
+use crate::{Error, Wait, cleanup, cli, direct_load, load, redis_peer};
 
 /// The hidden first argument of a client process.
 const MARK: &str = "client-process";
@@ -36,6 +36,15 @@ pub enum Peer {
     Redis {
         /// Its socket.
         socket: PathBuf,
+    },
+    /// shmtable, read directly, or written by updates as fast as they go, on one CPU.
+    Direct {
+        /// The region's name.
+        name: String,
+        /// The CPU.
+        cpu: usize,
+        /// Whether it writes.
+        writes: bool,
     },
     /// shmtable, but after one request per turn nothing more is asked.
     Idle {
@@ -96,6 +105,8 @@ fn run(task: &Task) -> Result<(), Error> {
     let done = match &task.peer {
         Peer::Table { name, wait } => load::work(task, name, *wait, &board),
         Peer::Redis { socket } => redis_peer::work(task, socket, &board),
+        Peer::Direct { name, cpu, writes: false } => direct_load::read(task, name, *cpu, &board),
+        Peer::Direct { name, cpu, writes: true } => direct_load::write(task, name, *cpu, &board),
         Peer::Idle { name } => load::idle(task, name, &board),
     };
     if done.is_err() {

@@ -38,6 +38,12 @@ impl KeyRange {
     pub fn word(&self, index: u32, stamp: u32) -> u64 {
         (u64::from(index) << 32 | u64::from(stamp)) ^ self.owner
     }
+
+    /// Whether a word was written to key `index`, by whichever write.
+    #[inline]
+    pub fn is_of(&self, index: u32, word: u64) -> bool {
+        (word ^ self.owner) >> 32 == u64::from(index)
+    }
 }
 
 /// Fills a value with its word.
@@ -81,6 +87,8 @@ mod tests {
         for owner in 0..10 {
             for index in 0..50 {
                 for stamp in 0..50 {
+                    let word = KeyRange::new(owner).word(index, stamp);
+                    assert!(KeyRange::new(owner).is_of(index, word) && !KeyRange::new(owner).is_of(index + 1, word));
                     assert!(seen.insert(KeyRange::new(owner).word(index, stamp)));
                 }
             }

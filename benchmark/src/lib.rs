@@ -4,7 +4,7 @@
 //! and stops by itself. What they share is here; `METHODOLOGY.md` says how to read the figures and what they do not say.
 //!
 //! ```text
-//! bin/bench-*  ─▶ cli ─▶ roundtrip | throughput | stall | values | idle   (one benchmark each)
+//! bin/bench-*  ─▶ cli ─▶ roundtrip | throughput | stall | values | idle | direct   (one benchmark each)
 //!                          │                │
 //!                          │                └─▶ client_process ─▶ load, redis_peer   (in processes of their own)
 //!                          │                      board (shared page), ledger (what replies must say), keys, mix
@@ -18,6 +18,9 @@ pub mod cli;
 pub mod client_process;
 pub mod clock;
 pub mod cpus;
+pub mod direct;
+pub mod direct_load;
+pub mod direct_peers;
 mod error;
 pub mod exclusive;
 pub mod hiccup;

@@ -31,6 +31,8 @@ pub struct ServerShape {
     pub wait: Option<Wait>,
     /// Clients that will attach, where more than the default.
     pub clients: Option<u32>,
+    /// CPUs that it may use; all where none.
+    pub cpus: Option<String>,
 }
 
 /// A running server.
@@ -164,6 +166,7 @@ fn arguments(shape: &ServerShape, name: &str) -> Vec<String> {
     push("-s", shape.buckets.map(|buckets| buckets.to_string()));
     push("--wait", shape.wait.map(|wait| wait.to_string()));
     push("--clients", shape.clients.map(|clients| clients.to_string()));
+    push("--cpus", shape.cpus.clone());
     arguments
 }
 
@@ -224,8 +227,14 @@ mod tests {
     #[test]
     fn only_what_was_asked_for_is_passed_on() {
         assert_eq!(arguments(&ServerShape::default(), "a"), ["--name", "a", "--log-level", "warn"]);
-        let shape = ServerShape { threads: Some(2), buckets: Some(10), wait: Some(Wait::Spin), clients: Some(300) };
-        assert_eq!(arguments(&shape, "a")[4..], ["-n", "2", "-s", "10", "--wait", "spin", "--clients", "300"]);
+        let shape = ServerShape {
+            threads: Some(2),
+            buckets: Some(10),
+            wait: Some(Wait::Spin),
+            clients: Some(300),
+            cpus: Some("0".into()),
+        };
+        assert_eq!(arguments(&shape, "a")[4..], ["-n", "2", "-s", "10", "--wait", "spin", "--clients", "300", "--cpus", "0"]);
     }
 
     #[test]
