@@ -265,7 +265,7 @@ impl Raw {
 fn body(steps: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for &(key, value) in steps {
-        let write = Some(Write::Insert { value, lifetime: Default::default() });
+        let write = Some(Write::Insert { value, ttl: Default::default() });
         encode_step(&Step { key, compare: None, read: true, write }, &mut body);
     }
     body
