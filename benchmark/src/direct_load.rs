@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use shmtable::{Client, Completion, Condition, Handle, Operation, Outcome, Reread};
+use shmtable::{Client, Completion, Condition, Handle, Operation, Outcome, Reread, Ttl};
 
 use crate::board::{Board, Phase};
 use crate::client_process::Task;
@@ -170,7 +170,7 @@ pub fn fill(client: &mut Client, keys: u32, value_len: usize) -> Result<(), Erro
     let mut pipeline = client.pipeline(WINDOW);
     for index in 0..keys {
         keys::fill(&mut value, range.word(index, 0));
-        let operation = Operation::Insert { key: &range.key(index), value: &value, condition: Condition::Always };
+        let operation = Operation::Insert { key: &range.key(index), value: &value, condition: Condition::Always, ttl: Ttl::None };
         let mut count = |completion: Completion<'_>| {
             stored += u64::from(matches!(completion.outcome, Outcome::Stored { replaced: false, .. }));
         };
@@ -238,7 +238,12 @@ pub(crate) fn write(task: &Task, name: &str, cpu: usize, board: &Board) -> Resul
                 let index = order.next_index();
                 stamp += 1;
                 keys::fill(&mut value, order.range.word(index, stamp));
-                let operation = Operation::Insert { key: &order.range.key(index), value: &value, condition: Condition::Always };
+                let operation = Operation::Insert {
+                    key: &order.range.key(index),
+                    value: &value,
+                    condition: Condition::Always,
+                    ttl: Ttl::None,
+                };
                 pipeline.submit(&operation, &mut check).map_err(Error::table("writing"))?;
             }
             slot.count(slot.ops() + STRETCH as u64, 0);
