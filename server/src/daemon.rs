@@ -30,6 +30,7 @@ use shmqueue::region::ServerRegion;
 use table::Effect;
 
 use crate::cgroup::Cgroup;
+use crate::committing;
 use crate::cpus::{Cpus, format_list};
 use crate::exit::ServerError;
 use crate::joining::{self, Joined};
@@ -45,8 +46,6 @@ const PACE_BUSY: Duration = Duration::from_secs(1);
 const PACE_IDLE: Duration = Duration::from_secs(2);
 /// Time between looks at the files.
 const PACE_FILES: Duration = Duration::from_secs(10);
-/// Rest of the committing thread between rounds that found something to commit.
-const PACE_COMMIT: Duration = Duration::from_millis(20);
 
 /// Runs the daemon until it is told to stop.
 pub(crate) fn run(options: &Options) -> Result<(), ServerError> {
@@ -111,7 +110,7 @@ impl Daemon<'_> {
 
     /// Lets every thread end that runs or is about to.
     fn abandon(&self) {
-        // ORDER(stop_committing): Release pairs with the Acquire in `start_committing`; only the flag itself is passed.
+        // ORDER(stop_committing): Release pairs with the Acquire in `committing`; only the flag itself is passed.
         self.stop_committing.store(true, Ordering::Release);
         self.engine.request_stop();
     }
@@ -144,20 +143,12 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// Starts the thread that keeps memory committed ahead of the workers. It sleeps until it is unparked; while it finds
-    /// something to do it looks again by itself.
+    /// Starts the thread that keeps memory committed ahead of the workers.
     fn start_committing<'s>(&'s self, scope: &'s Scope<'s, '_>) -> Result<thread::Thread, ServerError> {
         let table = &self.joined.table;
         let work = move || {
             block_in_worker();
-            // ORDER(stop_committing): Acquire pairs with the Release in `abandon`.
-            while !self.stop_committing.load(Ordering::Acquire) {
-                let mut committed = false;
-                while !self.stop_committing.load(Ordering::Relaxed) && table.commit_ahead() {
-                    committed = true;
-                }
-                if committed { thread::park_timeout(PACE_COMMIT) } else { thread::park() }
-            }
+            committing::commit_until(table, &self.stop_committing);
         };
         let spawned = thread::Builder::new().name("commit".to_owned()).spawn_scoped(scope, work);
         spawned

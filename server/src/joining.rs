@@ -302,7 +302,7 @@ fn range(file: &TableFile) -> sigbus::Range {
 }
 
 /// Bytes that nobody can guess: keys hash by them.
-fn random<const N: usize>() -> Result<[u8; N], ServerError> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], ServerError> {
     let mut bytes = [0; N];
     let read = fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
     read.map_err(|source| ServerError::io("cannot read random bytes", source))?;
