@@ -41,6 +41,11 @@ impl Latencies {
         self.histogram.max() as f64
     }
 
+    /// Their mean.
+    pub fn mean(&self) -> f64 {
+        self.histogram.mean()
+    }
+
     /// Calls recorded.
     pub fn count(&self) -> u64 {
         self.histogram.len()

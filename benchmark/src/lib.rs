@@ -30,6 +30,7 @@ pub mod latency;
 pub mod ledger;
 pub mod load;
 pub mod mix;
+mod ours;
 pub mod peers;
 pub mod pingpong;
 pub mod redis_peer;
@@ -39,6 +40,7 @@ pub mod server_process;
 pub mod spread;
 pub mod stall;
 pub mod suite;
+pub mod table_bench;
 pub mod throughput;
 pub mod values;
 

@@ -14,6 +14,7 @@ use crate::cgroup::Cgroup;
 use crate::committing;
 use crate::exit::ServerError;
 use crate::joining::random;
+use crate::service;
 use crate::table_file::TableFile;
 
 /// A table in memory that only this process reaches.
@@ -24,6 +25,9 @@ pub struct PrivateTable {
 }
 
 impl PrivateTable {
+    /// Buckets that the daemon's workers sweep in one step ahead.
+    pub const STEP: u32 = service::MOST_SWEPT;
+
     /// Makes an empty table of `buckets` that may take `memory` bytes, in a file at `path` that is gone when this returns.
     pub fn create(path: &Path, memory: u64, buckets: u64, max_value: u32) -> io::Result<Self> {
         make(path, memory, buckets, max_value).map_err(io::Error::other)
@@ -79,7 +83,7 @@ fn make(path: &Path, memory: u64, buckets: u64, max_value: u32) -> Result<Privat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use table::{Condition, Outcome, Ticket};
+    use table::{Condition, Expiry, Outcome, Ticket};
 
     #[test]
     fn a_private_table_takes_items_and_leaves_no_file() {
@@ -92,7 +96,8 @@ mod tests {
             let (mut writer, ticket) = (private.table().writer(0), Ticket::default());
             for number in 0..20_000u32 {
                 let key = number.to_le_bytes();
-                let outcome = writer.insert(&key, &key, writer.hash(&key), Condition::None, &ticket, |outcome| *outcome);
+                let outcome =
+                    writer.insert(&key, &key, writer.hash(&key), Condition::None, Expiry::Never, &ticket, |outcome| *outcome);
                 assert!(matches!(outcome, Outcome::Inserted { .. }), "{outcome:?}");
             }
         });

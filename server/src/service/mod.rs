@@ -31,7 +31,7 @@ const REQUESTS_PER_BUCKET: u32 = 6;
 /// Requests served until a worker that is not idle looks whether something is to be done ahead: a look reads the clock.
 const REQUESTS_PER_LOOK: u32 = 64;
 /// Buckets swept in one step: some microseconds.
-const MOST_SWEPT: u32 = 12;
+pub(crate) const MOST_SWEPT: u32 = 12;
 
 /// The handler of one worker.
 pub(crate) struct Service<'a> {

@@ -1,0 +1,277 @@
+//! `bench-table`: what operations cost in the table itself, beside the maps that other crates offer to threads.
+//!
+//! Everything is in this process; the table rests in a file of shared memory as the daemon keeps it, memory committed ahead by a
+//! thread of its own. Rounds of all maps are interleaved: each map is filled, updated, read and emptied by its workers. Then one
+//! worker fills a table made for few keys, and each peer likewise.
+
+mod growth;
+pub(crate) mod race;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use clap::Parser;
+use serde::Serialize;
+
+use crate::cli::{Common, Report};
+use crate::clock::Clock;
+use crate::ours::{Grouped, Ours};
+use crate::peers::{DashMap, Map, Papaya, Peer, RwLocked, Scc};
+use crate::spread::{self, Spread};
+use crate::{Error, peers, pingpong};
+use growth::Filling;
+use race::{OPS, OneByOne, Op, Round, Share};
+
+/// Measures insert, update, get and delete in the table beside dashmap, papaya, scc and a RwLock around a HashMap.
+#[derive(Clone, Debug, Parser)]
+#[command(version, after_help = "Example: bench-table --keys 1000000 --workers 2 --json")]
+pub struct Arguments {
+    /// Keys in all; each worker owns its part.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    keys: u32,
+    /// Threads that work at once.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    workers: u32,
+    /// Rounds of all maps, after one that does not count.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Keys that a table made for 10,000 grows to; 0 leaves growth out.
+    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u32).range(0..=100_000_000))]
+    growth_keys: u32,
+    /// Buckets of the table that is made for its keys; a quarter of the keys where not given.
+    #[arg(long)]
+    buckets: Option<u64>,
+    /// Print one JSON object on the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Common for Arguments {
+    fn json(&self) -> bool {
+        self.json
+    }
+}
+
+/// What was found: `insert_ns`, `batch_insert_ns` (as the server's workers do it), `dashmap_insert_ns` and so on with their
+/// spreads, `ratio_insert` (over the fastest peer of each round), and what growing took.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the fields are described in METHODOLOGY.md")]
+pub struct TableReport {
+    pub benchmark: &'static str,
+    pub keys: u32,
+    pub workers: u32,
+    pub rounds: u32,
+    pub growth_keys: u32,
+    pub clock: &'static str,
+    pub clock_ns: f64,
+    pub pingpong_rtt_ns: Option<f64>,
+    #[serde(flatten)]
+    pub figures: BTreeMap<String, f64>,
+    #[serde(flatten)]
+    pub spreads: BTreeMap<String, Spread>,
+    pub errors: u64,
+}
+
+impl Report for TableReport {
+    fn errors(&self) -> u64 {
+        self.errors
+    }
+}
+
+impl fmt::Display for TableReport {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let figure = |name: &str| self.figures.get(name).copied().unwrap_or(f64::NAN);
+        writeln!(out, "{} keys, {} worker(s), ns per operation:", self.keys, self.workers)?;
+        for op in OPS.map(Op::name) {
+            write!(out, "{op:>6}: {:.0}, in batches {:.0}", figure(&format!("{op}_ns")), figure(&format!("batch_{op}_ns")))?;
+            for peer in peers::NAMES {
+                write!(out, ", {peer} {:.0}", figure(&format!("{peer}_{op}_ns")))?;
+            }
+            writeln!(out, "; over the fastest peer {:.2}", figure(&format!("ratio_{op}")))?;
+        }
+        writeln!(out, "overhead {:.1} bytes per item", figure("bytes_overhead_per_item"))?;
+        if self.growth_keys > 0 {
+            write!(out, "growing to {} keys: p99.9 {:.0} ns, ", self.growth_keys, figure("growth_p999_ns"))?;
+            write!(out, "max {:.0} ns (idle loop {:.0} ns), ", figure("growth_max_ns"), figure("hiccup_max_ns"))?;
+            writeln!(out, "mean {:.0} ns (right-sized {:.0} ns)", figure("growth_mean_ns"), figure("presized_mean_ns"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs the benchmark.
+pub fn run(arguments: &Arguments) -> Result<TableReport, Error> {
+    let clock = Clock::calibrate();
+    let mut found = Found::default();
+    found.race(arguments)?;
+    let (overhead, errors) = growth::overhead_of(arguments.keys, &clock)?;
+    found.figures.insert("bytes_overhead_per_item".into(), overhead);
+    found.errors += errors;
+    if arguments.growth_keys > 0 {
+        found.grow(arguments, &clock)?;
+    }
+    let Arguments { keys, workers, rounds, growth_keys, .. } = *arguments;
+    let clock_ns = growth::clock_ns(&clock);
+    let pingpong_rtt_ns = (!found.pingpongs.is_empty()).then(|| spread::median(&mut found.pingpongs));
+    let Found { figures, spreads, errors, .. } = found;
+    let (benchmark, clock) = ("bench-table", clock.source());
+    Ok(TableReport { benchmark, keys, workers, rounds, growth_keys, clock, clock_ns, pingpong_rtt_ns, figures, spreads, errors })
+}
+
+/// Buckets of a table that is made for so many keys.
+fn buckets(arguments: &Arguments, keys: u32) -> u64 {
+    arguments.buckets.unwrap_or(u64::from(keys) / 4).max(1)
+}
+
+/// Runs a round of a map with these keys and the values of this stamp.
+type RunRound<'a> = dyn Fn(&[Share], u32) -> Result<Round, Error> + 'a;
+
+/// A map that takes part, by the prefix of its figures.
+struct Entrant<'a> {
+    prefix: &'static str,
+    round: Box<RunRound<'a>>,
+    rounds: Vec<Round>,
+}
+
+impl<'a> Entrant<'a> {
+    fn new(prefix: &'static str, round: impl Fn(&[Share], u32) -> Result<Round, Error> + 'a) -> Self {
+        Self { prefix, round: Box::new(round), rounds: Vec::new() }
+    }
+
+    fn peer<P: Peer + 'a>(prefix: &'static str, keys: u32) -> Self {
+        let map = P::with_capacity(keys as usize);
+        Self::new(prefix, move |shares, stamp| race::round(|| OneByOne(map.handle()), shares, stamp))
+    }
+
+    fn times(&self, op: Op) -> Vec<f64> {
+        self.rounds.iter().map(|round| round.ns[op as usize]).collect()
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    figures: BTreeMap<String, f64>,
+    spreads: BTreeMap<String, Spread>,
+    pingpongs: Vec<f64>,
+    errors: u64,
+}
+
+impl Found {
+    /// All maps, round by round, each round begun by another. The first round warms all of them up: allocators have their memory.
+    fn race(&mut self, arguments: &Arguments) -> Result<(), Error> {
+        let shares = Share::deal(arguments.keys, arguments.workers);
+        let ours = Ours::new(buckets(arguments, arguments.keys), arguments.keys.into())?;
+        let mut entrants = vec![
+            Entrant::new("", |shares, stamp| race::round(|| OneByOne(ours.handle()), shares, stamp)),
+            Entrant::new("batch_", |shares, stamp| race::round(|| Grouped(ours.handle()), shares, stamp)),
+            Entrant::peer::<DashMap>("dashmap_", arguments.keys),
+            Entrant::peer::<Papaya>("papaya_", arguments.keys),
+            Entrant::peer::<Scc>("scc_", arguments.keys),
+            Entrant::peer::<RwLocked>("rwlock_", arguments.keys),
+        ];
+        let many = entrants.len();
+        ours.private().while_committing(|| {
+            for round in 0..=arguments.rounds {
+                for turn in 0..many {
+                    let entrant = &mut entrants[(turn + round as usize) % many];
+                    let took = (entrant.round)(&shares, round)?;
+                    self.errors += took.errors;
+                    if round > 0 {
+                        entrant.rounds.push(took);
+                    }
+                }
+                self.pingpongs.extend(pingpong::round_trip_ns(Duration::from_millis(20))?);
+            }
+            Ok(())
+        })?;
+        self.judge(&entrants);
+        Ok(())
+    }
+
+    fn judge(&mut self, entrants: &[Entrant<'_>]) {
+        for op in OPS {
+            for entrant in entrants {
+                self.spread(format!("{}{}_ns", entrant.prefix, op.name()), Spread::of(&entrant.times(op)));
+            }
+            let fastest = fastest(&entrants[2..], op);
+            for ours in &entrants[..2] {
+                let ratio = Spread::of_ratios(&ours.times(op), &fastest);
+                self.spread(format!("ratio_{}{}", ours.prefix, op.name()), ratio);
+            }
+        }
+    }
+
+    fn grow(&mut self, arguments: &Arguments, clock: &Clock) -> Result<(), Error> {
+        let keys = arguments.growth_keys;
+        let growth = growth::ours(keys, buckets(arguments, keys), clock)?;
+        self.filling("growth", &growth.grown);
+        self.filling("presized", &growth.presized);
+        self.figures.insert("hiccup_max_ns".into(), growth.hiccup_max_ns);
+        self.figures.insert("growth_bytes_overhead_per_item".into(), growth.overhead_per_item);
+        self.figures.insert("growth_buckets".into(), growth.buckets as f64);
+        self.filling("dashmap_growth", &growth::peer::<DashMap>(keys, clock)?);
+        self.filling("papaya_growth", &growth::peer::<Papaya>(keys, clock)?);
+        self.filling("scc_growth", &growth::peer::<Scc>(keys, clock)?);
+        self.filling("rwlock_growth", &growth::peer::<RwLocked>(keys, clock)?);
+        self.pingpongs.extend(pingpong::round_trip_ns(Duration::from_millis(20))?);
+        Ok(())
+    }
+
+    fn spread(&mut self, name: String, spread: Spread) {
+        self.figures.insert(name.clone(), spread.median);
+        self.spreads.insert(name + "_spread", spread);
+    }
+
+    fn filling(&mut self, name: &str, filling: &Filling) {
+        let latencies = &filling.latencies;
+        self.figures.insert(format!("{name}_mean_ns"), latencies.mean());
+        self.figures.insert(format!("{name}_p50_ns"), latencies.quantile(0.5));
+        self.figures.insert(format!("{name}_p999_ns"), latencies.quantile(0.999));
+        self.figures.insert(format!("{name}_max_ns"), latencies.max());
+        self.figures.insert(format!("{name}_preemptions"), filling.preemptions as f64);
+        self.errors += filling.errors;
+    }
+}
+
+/// The fastest peer of each round.
+fn fastest(peers: &[Entrant<'_>], op: Op) -> Vec<f64> {
+    let times: Vec<_> = peers.iter().map(|peer| peer.times(op)).collect();
+    let rounds = times.iter().map(Vec::len).min().unwrap_or(0);
+    (0..rounds).map(|round| times.iter().map(|times| times[round]).fold(f64::INFINITY, f64::min)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_run_reports_every_figure_of_the_contract_and_no_error() {
+        let arguments = ["bench-table", "--keys", "2000", "--rounds", "2", "--growth-keys", "20000"];
+        let report = run(&Arguments::parse_from(arguments)).unwrap();
+        assert_eq!(report.errors, 0);
+        let json = serde_json::to_value(&report).unwrap();
+        let has = |name: &str| assert!(json[name].as_f64().is_some_and(|figure| figure > 0.0), "{name}: {}", json[name]);
+        for op in ["insert", "update", "get", "delete"] {
+            for prefix in ["", "batch_", "dashmap_", "papaya_", "scc_", "rwlock_"] {
+                has(&format!("{prefix}{op}_ns"));
+            }
+            has(&format!("ratio_{op}"));
+        }
+        for name in ["bytes_overhead_per_item", "growth_p999_ns", "growth_max_ns", "hiccup_max_ns", "scc_growth_max_ns"] {
+            has(name);
+        }
+        assert!(!report.to_string().contains("NaN"), "{report}");
+    }
+
+    #[test]
+    fn the_fastest_peer_is_chosen_round_by_round() {
+        let entrant = |ns: [f64; 2]| Entrant {
+            prefix: "",
+            round: Box::new(|_, _| Error::failed("not run")),
+            rounds: ns.map(|ns| Round { ns: [ns; OPS.len()], errors: 0 }).into(),
+        };
+        assert_eq!(fastest(&[entrant([5.0, 9.0]), entrant([7.0, 8.0])], Op::Get), [5.0, 8.0]);
+        assert!(fastest(&[], Op::Get).is_empty());
+    }
+}
