@@ -23,6 +23,7 @@ pub mod direct_load;
 pub mod direct_peers;
 mod error;
 pub mod exclusive;
+pub mod expiry;
 pub mod hiccup;
 pub mod idle;
 pub mod keys;

@@ -77,8 +77,18 @@ impl OurHandle<'_> {
 
     #[inline]
     fn write(&mut self, key: &Key, hash: u64, value: u64) -> Outcome {
-        let (condition, expiry) = (Condition::None, Expiry::Never);
-        self.0.insert(key, &value.to_le_bytes(), hash, condition, expiry, &Ticket::default(), |outcome| *outcome)
+        self.write_until(key, hash, value, Expiry::Never)
+    }
+
+    #[inline]
+    fn write_until(&mut self, key: &Key, hash: u64, value: u64, expiry: Expiry) -> Outcome {
+        self.0.insert(key, &value.to_le_bytes(), hash, Condition::None, expiry, &Ticket::default(), |outcome| *outcome)
+    }
+
+    /// Adds a key that is to be gone at a time of the region's clock; whether it was absent.
+    #[inline]
+    pub(crate) fn insert_until(&mut self, key: &Key, value: u64, ms: u64) -> bool {
+        matches!(self.write_until(key, self.0.hash(key), value, Expiry::At(ms)), Outcome::Inserted { .. })
     }
 
     #[inline]
