@@ -28,9 +28,12 @@ pub struct Arguments {
     /// Keys that expire at once.
     #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     keys: u32,
-    /// Rounds of everything.
+    /// Rounds in the table alone.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    /// Rounds with a server, each of three storms: with nobody else there, with a client that times its calls, and under load.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    storms: u32,
     /// Print one JSON object on the last line.
     #[arg(long)]
     json: bool,
@@ -49,6 +52,7 @@ pub struct Expiry {
     pub benchmark: &'static str,
     pub keys: u32,
     pub rounds: u32,
+    pub storms: u32,
     pub clock: &'static str,
     pub pingpong_rtt_ns: Option<f64>,
     pub ns_per_key: f64,
@@ -130,7 +134,7 @@ pub fn run(arguments: &Arguments) -> Result<Expiry, Error> {
     }
     let memory_growth_bytes = sweeps.memory_growth();
     drop(sweeps);
-    for _ in 0..arguments.rounds {
+    for _ in 0..arguments.storms {
         for company in [Company::Nobody, Company::Calls, Company::Load] {
             found.watch(arguments.keys, company, &clock, &mut calm, &mut storm)?;
         }
@@ -183,6 +187,7 @@ fn report(
         benchmark: "bench-expiry",
         keys: arguments.keys,
         rounds: arguments.rounds,
+        storms: arguments.storms,
         clock: clock.source(),
         pingpong_rtt_ns: (!found.pingpongs.is_empty()).then(|| spread::median(&mut found.pingpongs)),
         ns_per_key: ns_per_key.median,

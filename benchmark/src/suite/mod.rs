@@ -4,6 +4,8 @@ mod environment;
 mod hyperfine;
 mod report;
 mod scenario;
+mod tables;
+mod wanted;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -51,7 +53,7 @@ pub(crate) struct Run {
 }
 
 /// Title and arguments of every run; `S` stands for the seconds.
-const RUNS: [(&str, &str); 16] = [
+const RUNS: [(&str, &str); 22] = [
     ("roundtrip-spin", "bench-roundtrip --seconds S --wait spin"),
     ("roundtrip-adaptive", "bench-roundtrip --seconds S --wait adaptive"),
     ("roundtrip-block", "bench-roundtrip --seconds S --wait block"),
@@ -68,6 +70,12 @@ const RUNS: [(&str, &str); 16] = [
     ("stall-both", "bench-stall --clients 17 --event both --count 8"),
     ("values", "bench-values --seconds S"),
     ("idle", "bench-idle --threads 16 --clients 16 --seconds 10"),
+    ("direct-1m", "bench-direct --keys 1000000 --seconds S"),
+    ("direct-10m", "bench-direct --keys 10000000 --seconds S"),
+    ("direct-1m-writer", "bench-direct --keys 1000000 --writer --seconds S"),
+    ("direct-10m-writer", "bench-direct --keys 10000000 --writer --seconds S"),
+    ("table", "bench-table --keys 1000000 --workers 2"),
+    ("expiry", "bench-expiry --keys 10000000 --storms 1"),
 ];
 
 /// Runs the suite from its arguments to its exit code.
@@ -138,7 +146,12 @@ fn scenarios(arguments: &Arguments, raw: &Path) -> Result<Vec<Measured>, Error> 
 
 fn run_binary(title: &str, command: &str) -> Result<Run, Error> {
     let mut words = command.split(' ');
-    let binary = server_process::beside_us(words.next().unwrap_or_default(), "benchmark")?;
+    let found = server_process::beside_us(words.next().unwrap_or_default(), "benchmark");
+    let (title, command) = (title.to_owned(), command.to_owned());
+    let binary = match found {
+        Ok(binary) => binary,
+        Err(error) => return Ok(Run { title, command, outcome: Err(error.to_string()) }),
+    };
     let mut child = Command::new(binary);
     server_process::forget_environment(&mut child);
     child.args(words).arg("--json").stdin(Stdio::null()).stderr(Stdio::inherit());
@@ -151,7 +164,7 @@ fn run_binary(title: &str, command: &str) -> Result<Run, Error> {
         (true, Err(_)) => Err(format!("found {last:?} against a JSON object on the last line")),
         (false, _) => Err(format!("{}; {last}", output.status)),
     };
-    Ok(Run { title: title.to_owned(), command: command.to_owned(), outcome })
+    Ok(Run { title, command, outcome })
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Error> {

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::Run;
 use super::environment::Environment;
 use super::scenario::{Measured, PAIRS};
+use super::{Run, tables, wanted};
 use crate::cli::short;
 use crate::spread::{Spread, Verdict};
 
@@ -28,6 +28,8 @@ pub(crate) fn render(environment: &Environment, measured: &[Measured], runs: &[R
     text += &stalls(runs);
     text += &values(runs);
     text += &idles(runs);
+    text += &tables::sections(runs);
+    text += &wanted::wanted(runs);
     text += &failures(measured, runs);
     text
 }
@@ -102,25 +104,25 @@ fn spread(spread: &Spread, digits: usize) -> String {
 }
 
 /// The runs of one binary that succeeded.
-fn of<'a>(runs: &'a [Run], benchmark: &'a str) -> impl Iterator<Item = (&'a Run, &'a Value)> {
+pub(super) fn of<'a>(runs: &'a [Run], benchmark: &'a str) -> impl Iterator<Item = (&'a Run, &'a Value)> {
     let succeeded = runs.iter().filter_map(|run| run.outcome.as_ref().ok().map(|value| (run, value)));
     succeeded.filter(move |(_, value)| value["benchmark"] == benchmark)
 }
 
 /// A section with a table, or nothing when there are no rows.
-fn section(title: &str, head: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(super) fn section(title: &str, head: &[&str], rows: Vec<Vec<String>>) -> String {
     if rows.is_empty() { String::new() } else { format!("\n## {title}\n\n{}", table(head, &rows)) }
 }
 
-fn number(value: &Value, name: &str, digits: usize) -> String {
+pub(super) fn number(value: &Value, name: &str, digits: usize) -> String {
     value[name].as_f64().map_or("–".to_owned(), |number| format!("{number:.digits$}"))
 }
 
-fn rate(value: &Value, name: &str) -> String {
+pub(super) fn rate(value: &Value, name: &str) -> String {
     value[name].as_f64().map_or("–".to_owned(), short)
 }
 
-fn range(value: &Value, name: &str, shown: impl Fn(f64) -> String) -> String {
+pub(super) fn range(value: &Value, name: &str, shown: impl Fn(f64) -> String) -> String {
     match serde_json::from_value::<Spread>(value[name].clone()) {
         Ok(Spread { median, min, max }) => format!("{} ({} to {})", shown(median), shown(min), shown(max)),
         Err(_) => "–".to_owned(),

@@ -208,6 +208,10 @@ impl Found {
         self.filling("growth", &growth.grown);
         self.filling("presized", &growth.presized);
         self.figures.insert("hiccup_max_ns".into(), growth.hiccup_max_ns);
+        let beyond_idle_ns = growth.grown.latencies.max() - growth.hiccup_max_ns;
+        self.figures.insert("growth_beyond_idle_ms".into(), beyond_idle_ns.max(0.0) / 1e6);
+        let means = growth.grown.latencies.mean() / growth.presized.latencies.mean();
+        self.figures.insert("ratio_growth_mean".into(), means);
         self.figures.insert("growth_bytes_overhead_per_item".into(), growth.overhead_per_item);
         self.figures.insert("growth_buckets".into(), growth.buckets as f64);
         self.filling("dashmap_growth", &growth::peer::<DashMap>(keys, clock)?);

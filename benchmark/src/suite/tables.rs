@@ -1,0 +1,145 @@
+//! The report's sections on the table itself: operations and growth beside other maps, direct reads, keys that expire at once.
+
+use serde_json::Value;
+
+use super::Run;
+use super::report::{number, of, range, rate, section};
+use crate::peers;
+
+/// A number without digits after its point.
+fn whole(number: f64) -> String {
+    format!("{number:.0}")
+}
+
+fn two(number: f64) -> String {
+    format!("{number:.2}")
+}
+
+/// All of them.
+pub(crate) fn sections(runs: &[Run]) -> String {
+    operations(runs) + &growth(runs) + &direct(runs) + &expiry(runs)
+}
+
+fn operations(runs: &[Run]) -> String {
+    let rows = of(runs, "bench-table").flat_map(|(run, value)| {
+        ["insert", "update", "get", "delete"].map(|op| {
+            let mut row = vec![format!("{} {op}", run.title), range(value, &format!("{op}_ns_spread"), whole)];
+            row.push(number(value, &format!("batch_{op}_ns"), 0));
+            row.extend(peers::NAMES.map(|peer| range(value, &format!("{peer}_{op}_ns_spread"), whole)));
+            row.push(range(value, &format!("ratio_{op}_spread"), two));
+            row
+        })
+    });
+    let peers = peers::NAMES;
+    let head = ["ns per operation (rounds)", "table", "in batches", peers[0], peers[1], peers[2], peers[3], "over the best peer"];
+    section("Operations in the table, beside other maps", &head, rows.collect())
+}
+
+fn growth(runs: &[Run]) -> String {
+    const MAPS: [(&str, &str); 6] = [
+        ("table, from 10,000 buckets", "growth"),
+        ("table, right-sized", "presized"),
+        ("dashmap", "dashmap_growth"),
+        ("papaya", "papaya_growth"),
+        ("scc", "scc_growth"),
+        ("rwlock", "rwlock_growth"),
+    ];
+    let row = |run: &Run, value: &Value, map: &str, prefix: &str| {
+        let mut row = vec![format!("{} {map}", run.title)];
+        row.extend(["mean", "p50", "p999", "max"].map(|which| number(value, &format!("{prefix}_{which}_ns"), 0)));
+        row.push(number(value, &format!("{prefix}_preemptions"), 0));
+        row
+    };
+    let rows = of(runs, "bench-table").filter(|(_, value)| value["growth_p999_ns"].is_number()).flat_map(|(run, value)| {
+        let mut rows: Vec<_> = MAPS.iter().map(|(map, prefix)| row(run, value, map, prefix)).collect();
+        let idle =
+            [format!("{} idle loop", run.title), String::new(), String::new(), String::new(), number(value, "hiccup_max_ns", 0)];
+        rows.push(idle.into());
+        rows
+    });
+    section(
+        "One insert after another while a map grows",
+        &["ns per insert", "mean", "p50", "p99.9", "max", "preempted"],
+        rows.collect(),
+    )
+}
+
+fn direct(runs: &[Run]) -> String {
+    let row = |(run, value): (&Run, &Value)| {
+        let mut row = vec![run.title.clone()];
+        row.extend(
+            ["direct_ns", "direct_batch_ns", "handle_ns", "ring_ns"].map(|name| range(value, &format!("{name}_spread"), whole)),
+        );
+        row.extend(peers::NAMES.map(|peer| range(value, &format!("{peer}_ns_spread"), whole)));
+        row.extend([range(value, "direct_ratio_best_peer_spread", two), number(value, "readers_scaling", 2)]);
+        row
+    };
+    let peers = peers::NAMES;
+    let head = [
+        "ns per get (rounds)",
+        "direct",
+        "in batches",
+        "by handle",
+        "by the ring",
+        peers[0],
+        peers[1],
+        peers[2],
+        peers[3],
+        "over the best peer",
+        "two readers",
+    ];
+    section("Direct reads, beside other maps", &head, of(runs, "bench-direct").map(row).collect())
+}
+
+fn expiry(runs: &[Run]) -> String {
+    let row = |(run, value): (&Run, &Value)| {
+        let mut row = vec![run.title.clone(), rate(value, "keys"), range(value, "ns_per_key_spread", |ns| format!("{ns:.1}"))];
+        row.push(number(value, "step_p999_ns", 0));
+        row.extend(["op_p999_calm_ns_spread", "op_p999_storm_ns_spread"].map(|name| range(value, name, whole)));
+        row.push(range(value, "ratio_op_p999_spread", two));
+        row.extend(
+            ["seconds_to_empty", "seconds_to_empty_calls", "seconds_to_empty_loaded"]
+                .map(|name| range(value, &format!("{name}_spread"), two)),
+        );
+        row
+    };
+    let head = [
+        "expiry",
+        "keys",
+        "ns per key",
+        "step p99.9 ns",
+        "call p99.9 calm, ns",
+        "in the storm, ns",
+        "ratio",
+        "seconds to empty: idle",
+        "with calls",
+        "loaded",
+    ];
+    section("Keys that expire at once", &head, of(runs, "bench-expiry").map(row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn rows_show_what_the_runs_found_and_dashes_for_what_they_did_not() {
+        let spread = json!({ "median": 100.0, "min": 90.0, "max": 110.0 });
+        let run = |value| Run { title: "t".into(), command: "c".into(), outcome: Ok(value) };
+        let runs = [
+            run(
+                json!({ "benchmark": "bench-table", "insert_ns_spread": spread, "growth_p999_ns": 1234.0, "hiccup_max_ns": 777.0 }),
+            ),
+            run(json!({ "benchmark": "bench-expiry", "keys": 10_000_000, "ns_per_key_spread": spread })),
+            run(json!({ "benchmark": "bench-direct", "direct_ns_spread": spread })),
+        ];
+        let text = sections(&runs);
+        let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
+        assert!(line("| t insert").contains("100 (90 to 110)") && line("| t delete").contains('–'), "{text}");
+        assert!(line("| t table, from").contains("1234") && line("| t idle loop").contains("777"), "{text}");
+        assert!(text.contains("10.00 M") && text.contains("100.0 (90.0 to 110.0)"), "{text}");
+        assert!(sections(&[]).is_empty());
+        assert!(growth(&runs[1..]).is_empty());
+    }
+}
