@@ -173,7 +173,7 @@ impl<'k> Transaction<'_, 'k> {
         self.write(key, Write::Insert { value, ttl: Ttl::None })
     }
 
-    /// Stores a value that is gone after `ttl` (in milliseconds, rounded up).
+    /// Stores a value that is gone after `ttl`; see [`Ttl::For`].
     pub fn insert_ttl(&mut self, key: &'k [u8], value: &'k [u8], ttl: Duration) -> &mut Self {
         self.write(key, Write::Insert { value, ttl: Ttl::For(ttl) })
     }

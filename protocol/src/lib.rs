@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod counter;
+mod encode;
 mod entry;
 mod reply;
 mod request;
@@ -18,13 +19,14 @@ mod ttl;
 mod units;
 
 pub use counter::{COUNTERS, ClientTally, Counter, TALLIES, Tally};
+pub use encode::{
+    Head, encode_append, encode_bucket, encode_chunk, encode_clear, encode_copy, encode_delete, encode_delete_step,
+    encode_expire, encode_incr, encode_insert, encode_persist, encode_ping, encode_read, encode_scan, encode_transaction,
+    encode_ttl,
+};
 pub use entry::{Entries, Entry, EntryValue, TYPE_BYTES, encode_entry, encoded_entry_len};
 pub use reply::{INLINE_MAX, Reply, Status, VERSION_MASK, inline_bytes, inline_words};
-pub use request::{
-    Condition, HEAD_MAX, Head, Kind, Request, decode, encode_append, encode_bucket, encode_chunk, encode_clear, encode_copy,
-    encode_delete, encode_delete_step, encode_expire, encode_incr, encode_insert, encode_persist, encode_ping, encode_read,
-    encode_scan, encode_transaction, encode_ttl,
-};
+pub use request::{Condition, HEAD_MAX, Kind, Request, decode};
 pub use transaction::{
     Answers, MAX_STEPS, MAX_TRANSACTION, Step, Steps, WRITE_ANSWER, Write, encode_read_answer, encode_step, encode_write_answer,
     encoded_step_len, read_answer_len,

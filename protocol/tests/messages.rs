@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use protocol::{
     Condition, Entries, Entry, EntryValue, HEAD_MAX, Head, Kind, MAX_KEY, MAX_TTL_MS, Malformed, Request, Status, Ttl, decode,
     encode_append, encode_bucket, encode_chunk, encode_clear, encode_copy, encode_delete, encode_delete_step, encode_entry,
-    encode_expire, encode_incr, encode_insert, encode_persist, encode_ping, encode_read, encode_scan, encode_ttl,
-    encoded_entry_len,
+    encode_expire, encode_incr, encode_insert, encode_persist, encode_ping, encode_read, encode_scan, encode_transaction,
+    encode_ttl, encoded_entry_len,
 };
 
 fn body(head: &Head, key: &[u8], value: &[u8]) -> Vec<u8> {
@@ -83,6 +83,7 @@ proptest! {
         for (head, key, value, expected) in [
             (encode_ping(), &b""[..], &b""[..], Request::Ping),
             (encode_clear(), b"", b"", Request::Clear),
+            (encode_transaction(), b"", &bytes, Request::Transaction),
             (encode_scan(cursor, buckets, skip), b"", b"", Request::Scan { cursor, buckets, skip }),
             (encode_delete_step(cursor, buckets), &key, b"", Request::DeleteStep { cursor, buckets, prefix: &key }),
             (encode_chunk(offset), b"", &bytes, Request::Chunk { offset, value_at: 8, here }),
@@ -173,6 +174,7 @@ fn flags_that_a_kind_does_not_have_are_refused() {
         (Kind::Scan, 0),
         (Kind::Bucket, 0),
         (Kind::DeleteStep, 0),
+        (Kind::Transaction, 0),
         (Kind::Ttl, 0),
         (Kind::Expire, 0),
         (Kind::Persist, 0),
