@@ -9,7 +9,7 @@ use shmtable::Options;
 
 use crate::board::{Board, Word};
 use crate::watch::{freeze, send, until, watched};
-use crate::{churn, deaths, forks, hostile, ranges, restarts, stops, transactions};
+use crate::{churn, deaths, expiry, forks, hostile, ranges, restarts, stops, transactions};
 
 const VARIABLE: &str = "PROCESSES_ACTOR";
 /// Longer than any watchdog: a call of an actor that nobody answers fails the test by the watchdog.
@@ -22,6 +22,7 @@ const ROLES: &[(&str, Play)] = &[
     ("churn", churn::play),
     ("in order", deaths::play_in_order),
     ("unread", deaths::play_unread),
+    ("expiring", expiry::play),
     ("forks", forks::play),
     ("honest", hostile::play_honest),
     ("hostile", hostile::play_hostile),

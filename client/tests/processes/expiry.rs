@@ -4,9 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use shmtable::{Client, Condition, InsertOptions, Monitor, Operation, Options, Outcome, Remaining, StatValue};
 
+use crate::actor::{Actor, Part};
+use crate::board::{Board, Word};
 use crate::daemon::Daemon;
+use crate::mirror::Mirror;
+use crate::requests::{Level, Life, Request, When};
 use crate::values::{LENGTHS, Random, seed, value};
 use crate::watch::until;
 
@@ -259,4 +264,71 @@ fn listings_miss_nothing_that_is_there_while_the_table_grows() {
     for beyond in [last + 1, 1 << 35, (1 << 36) - 1, 1 << 36, u64::MAX] {
         assert_eq!(client.bucket_at(beyond).expect("an answer"), None, "bucket {beyond}");
     }
+}
+
+fn some_request(random: &mut Random) -> Request {
+    let bytes = value(random.next(), random.below(200) as usize);
+    let life = [Life::None, Life::Long, Life::Kept][random.below(3) as usize];
+    match random.below(10) {
+        0 => Request::Insert(bytes, When::Always),
+        1 | 2 => Request::InsertFor(bytes, When::Always, life),
+        3 => Request::InsertFor(bytes, When::Absent, life),
+        4 | 5 => Request::Expire(life),
+        6 => Request::Persist,
+        7 => Request::Ttl,
+        8 => Request::IncrFor(1, life),
+        _ => Request::Read,
+    }
+}
+
+/// Number: a seed. Requests on keys of its own, every reply checked, until the test says so.
+pub(crate) fn play(part: &Part) {
+    let mut random = Random::new(part.numbers[0]);
+    let mut client = Client::attach(&part.options().client_name("expiring")).expect("attached");
+    part.set(Word::Slot, u64::from(client.id()) + 1);
+    let mut mirror = Mirror::default();
+    while !part.board.stopped() {
+        let key = |random: &mut Random| format!("{}-{}", part.line, random.below(10)).into_bytes();
+        let series: Vec<_> = (0..60).map(|_| (key(&mut random), some_request(&mut random))).collect();
+        match random.below(3) {
+            0 => mirror.run(&mut client, 1 + random.below(100) as usize, &series),
+            sync => {
+                let level = if sync == 1 { Level::Sync } else { Level::Poll };
+                series.iter().for_each(|(key, request)| mirror.send(&mut client, level, key, request));
+            }
+        }
+        mirror.settle(&mut client);
+        part.set(Word::Acked, mirror.checked);
+    }
+}
+
+#[test]
+fn killed_servers_forget_no_expiry_and_bring_nothing_back() {
+    let mut random = Random::new(seed("expiring"));
+    let args = ["-s", "64", "--memory", "128MiB"];
+    let mut server = Daemon::start(&args);
+    let (board, dir) = (Board::new(), server.dir().to_path_buf());
+    let mut client = attach(&server);
+    client.insert(b"cleared", b"v").expect("stored");
+    assert_eq!(client.clear().expect("an answer"), 1);
+    client.insert_with(b"expires", b"v", InsertOptions::new().ttl(HOUR)).expect("stored");
+    client.insert_with(b"over", b"v", InsertOptions::new().ttl(Duration::ZERO)).expect("stored");
+    let mut actors: Vec<_> = (1..=4).map(|line| Actor::start("expiring", &dir, &board, line, &[random.next()])).collect();
+    for _ in 0..8 {
+        let at = random.below(actors.len() as u64) as usize;
+        let line = actors[at].line();
+        let more = board.get(line, Word::Acked) + 1 + random.below(3000);
+        actors[at].reaches(&board, Word::Acked, more);
+        let (_, folder) = server.end(Signal::SIGKILL);
+        server = Daemon::start_in(folder, &args);
+        match client.ttl(b"expires").expect("an answer") {
+            Some(Remaining::For(left)) => assert!(left <= HOUR && left > HOUR / 2, "{left:?}"),
+            found => panic!("{found:?}"),
+        }
+        for key in [&b"cleared"[..], b"over"] {
+            assert_eq!(client.read(key).expect("an answer"), None);
+        }
+    }
+    board.stop();
+    actors.into_iter().for_each(Actor::finish);
 }
