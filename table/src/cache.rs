@@ -1,9 +1,10 @@
 //! A worker's own blocks: a small stack per class, filled from and emptied into the shared heap in batches, so that
-//! an operation takes no lock. Private to the worker; the bytes it may hold per class are bounded.
+//! an operation takes no lock. Private to the worker; the bytes it may hold per class are bounded, and go back when
+//! the heap is pressed for memory: at the next refill or overflow, or when the worker looks after memory ahead.
 
 use crate::arena::Arena;
 use crate::classes::{CLASSES, LARGE, size_of_class};
-use crate::spans::unit_entry;
+use crate::spans::{Need, unit_entry};
 use crate::store::Store;
 
 /// Blocks per class at most.
@@ -21,6 +22,8 @@ struct Magazine {
 /// The caches of one worker.
 pub(crate) struct Cache {
     magazines: Box<[Magazine; CLASSES]>,
+    /// The heap's pressure when the caches were last handed back for it.
+    pressure: u64,
 }
 
 /// A piece of memory that a worker owns: a block of a class, or a run of units.
@@ -35,7 +38,7 @@ impl Cache {
         for (class, magazine) in magazines.iter_mut().enumerate() {
             magazine.cap = (BYTES / size_of_class(class)).min(DEPTH as u64) as u32;
         }
-        Cache { magazines }
+        Cache { magazines, pressure: 0 }
     }
 
     /// A block of the class from the cache alone.
@@ -60,16 +63,17 @@ impl Cache {
 
     #[cold]
     fn refill(&mut self, store: &Store, class: u8, len: u64) -> Option<Block> {
+        self.yield_to_pressure(store);
         if class == LARGE {
-            let run = store.take_run(len, false).or_else(|| {
+            let run = store.take_run(len, Need::Usual).or_else(|| {
                 self.flush(store);
-                store.take_run(len, false)
+                store.take_run(len, Need::Usual)
             });
             return run.map(|offset| Block { offset });
         }
         let magazine = &mut self.magazines[usize::from(class)];
         let want = (magazine.cap as usize / 2).max(1);
-        let got = store.take(class, &mut magazine.blocks[..want]);
+        let got = store.take(class, &mut magazine.blocks[..want], Need::Usual);
         if got > 0 {
             magazine.len = got as u32;
             // Ascending addresses come out first.
@@ -78,14 +82,33 @@ impl Cache {
         }
         // What this worker holds in other classes may be whole spans.
         self.flush(store);
+        self.take_free(store, class, len, Need::Usual)
+    }
+
+    /// A block or run from what the heap has free, past the cache.
+    pub(crate) fn take_free(&mut self, store: &Store, class: u8, len: u64, need: Need) -> Option<Block> {
+        if class == LARGE {
+            return store.take_free_run(len, need).map(|offset| Block { offset });
+        }
         let mut one = [0];
-        (store.take(class, &mut one) == 1).then_some(Block { offset: one[0] })
+        (store.take_free(class, &mut one, need) == 1).then_some(Block { offset: one[0] })
+    }
+
+    /// Hands everything back if the heap was pressed since the last time.
+    pub(crate) fn yield_to_pressure(&mut self, store: &Store) {
+        let pressure = store.pressure();
+        if pressure != self.pressure {
+            self.pressure = pressure;
+            self.flush(store);
+        }
     }
 
     /// Keeps a freed block for the next use, or hands half of the class back to the heap.
     #[inline]
     pub(crate) fn put(&mut self, store: &Store, arena: &Arena, offset: u64) {
-        let class = unit_entry(arena, offset).map_or(LARGE, |entry| entry.class);
+        // A block of a span that leaves goes straight back, as large runs do.
+        let entry = unit_entry(arena, offset).filter(|entry| !entry.leaving);
+        let class = entry.map_or(LARGE, |entry| entry.class);
         if class != LARGE {
             let magazine = &mut self.magazines[usize::from(class)];
             if magazine.len < magazine.cap {
@@ -99,10 +122,11 @@ impl Cache {
 
     #[cold]
     fn overflow(&mut self, store: &Store, class: u8, offset: u64) {
+        self.yield_to_pressure(store);
         if class != LARGE && self.magazines[usize::from(class)].cap > 1 {
             let magazine = &mut self.magazines[usize::from(class)];
             // The older half goes: what was freed last is still in the processor's cache.
-            let half = magazine.len as usize / 2;
+            let half = (magazine.len as usize).div_ceil(2);
             store.give(&magazine.blocks[..half]);
             magazine.blocks.copy_within(half..magazine.len as usize, 0);
             magazine.len -= half as u32;

@@ -3,6 +3,8 @@
 //! Up to 128 bytes classes are 8 apart, beyond that eight to a doubling, so at most an eighth of a block is
 //! waste. The table is part of the layout: the class map in the section holds class numbers.
 
+use crate::words::ITEM_HEADER;
+
 /// The allocator's unit: spans and large runs are whole units.
 pub(crate) const UNIT: u64 = 16 * 1024;
 /// Class of blocks from 24 bytes; sixteen steps of 8 less the two below 24.
@@ -47,26 +49,52 @@ pub(crate) fn class_for(len: u64) -> u8 {
     }
 }
 
-/// Units of a span of this class: the least of four or more that wastes under a thirty-second of it, or the best.
+/// Bytes that an item takes of the table's memory: header, key and value, rounded up to its class's block or to whole
+/// units. Slots, and what its span wastes, come on top.
+pub fn stored_bytes(key_len: usize, value_len: u32) -> u64 {
+    let len = ITEM_HEADER + key_len as u64 + u64::from(value_len);
+    match class_for(len) {
+        LARGE => len.next_multiple_of(UNIT),
+        class => size_of_class(usize::from(class)),
+    }
+}
+
+/// Units of a span of this class: the least of four or more that wastes under a 128th of it, or the best.
 pub(crate) const fn span_units(class: usize) -> u64 {
-    let size = size_of_class(class);
     let (mut best, mut best_waste, mut units) = (0, u64::MAX, 4);
     while units <= 18 {
-        let bytes = units * UNIT;
-        if bytes >= size {
-            // Waste per 65536 of the span.
-            let waste = (bytes % size) * 65536 / bytes;
+        if units * UNIT >= size_of_class(class) {
+            let waste = waste_of(class, units);
             if waste < best_waste {
                 best = units;
                 best_waste = waste;
             }
-            if waste < 2048 {
+            if waste < 512 {
                 break;
             }
         }
         units += 1;
     }
     best
+}
+
+/// Whether a span of so many units wastes at most a 16th of them.
+pub(crate) const fn is_thrifty(class: usize, units: u64) -> bool {
+    units * UNIT >= size_of_class(class) && waste_of(class, units) <= 4096
+}
+
+/// The least units in a row that make a thrifty span.
+pub(crate) const fn least_units(class: usize) -> u64 {
+    let mut units = 1;
+    while !is_thrifty(class, units) && units < span_units(class) {
+        units += 1;
+    }
+    units
+}
+
+/// Waste of a span per 65536 bytes of it.
+const fn waste_of(class: usize, units: u64) -> u64 {
+    (units * UNIT % size_of_class(class)) * 65536 / (units * UNIT)
 }
 
 #[cfg(test)]
@@ -93,7 +121,7 @@ mod tests {
             // An item one byte (or, aligned, eight) longer than the class below wastes the most.
             assert!(size < 128 || (size - below - 8) * 8 <= size, "class of {size}");
             let span = span_units(class) * UNIT;
-            assert!((span % size) * 16 <= span, "span of {size}");
+            assert!((span % size) * 100 <= span, "span of {size}");
         }
         assert_eq!(size_of_class(usize::from(class_for(16 + 16 + 8))), 40);
     }

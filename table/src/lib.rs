@@ -26,6 +26,10 @@ mod classes;
 mod clear;
 mod clock;
 #[cfg(not(loom))]
+mod committing;
+#[cfg(not(loom))]
+mod evacuate;
+#[cfg(not(loom))]
 mod expiry;
 mod geometry;
 #[cfg(not(loom))]
@@ -74,6 +78,12 @@ mod spans;
 #[cfg(not(loom))]
 mod spans_check;
 #[cfg(not(loom))]
+mod spans_choice;
+#[cfg(not(loom))]
+mod spans_leaving;
+#[cfg(not(loom))]
+mod spans_lists;
+#[cfg(not(loom))]
 mod spans_rebuild;
 mod split;
 #[cfg(not(loom))]
@@ -93,6 +103,7 @@ mod words;
 #[cfg(not(loom))]
 mod writer;
 
+pub use classes::stored_bytes;
 pub use clock::{Expiry, RegionClock};
 pub use geometry::{Geometry, PlanError};
 pub use hashing::{HASH_VERSION, Hasher, hash};

@@ -15,7 +15,7 @@ use crate::clock::Expiry;
 use crate::layout::Counters;
 use crate::outcome::Refused;
 use crate::seqlock;
-use crate::spans::unit_entry;
+use crate::spans::{Need, unit_entry};
 use crate::sync::Ordering::Relaxed;
 use crate::words::{ITEM_HEADER, ItemHeader, MAX_KEY};
 use crate::writer::Writer;
@@ -75,7 +75,7 @@ impl Writer<'_> {
         }
         let header = ItemHeader { version: 0, key_len: key.len() as u16, value_len, type_and_flags, expiry: expiry.word(0) };
         let (class, len) = (class_for(header.len()), header.len());
-        let (block, held_back) = match self.cache.take(&self.table.store, class, len) {
+        let (block, held_back) = match self.allocate(class, len) {
             Some(block) => (block, false),
             None => match self.take_held_back(key, len) {
                 Some(block) => (block, true),
@@ -116,12 +116,12 @@ impl Writer<'_> {
             if class_for(len) != LARGE || len > u64::from(units) * crate::classes::UNIT {
                 return None;
             }
-            return store.take_run(len, true).map(|offset| Block { offset });
+            return store.take_run(len, Need::Overwrite).map(|offset| Block { offset });
         }
         if len > size_of_class(usize::from(class)) {
             return None;
         }
-        store.take_held_back(class).map(|offset| Block { offset })
+        self.cache.take_free(store, class, len, Need::Overwrite)
     }
 
     /// Gives a reservation's memory back.

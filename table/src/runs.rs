@@ -1,7 +1,7 @@
 //! Runs of free units: boundary tags and bins by length (D. Knuth's boundary-tag method), all in private memory.
 //!
-//! R1: a free run has its length at its first and its last unit; a used unit at a run's edge has 0. R2: two free runs
-//! never touch. Everything is behind the heap's lock; no call allocates but `grow`.
+//! R1: a free run has its length at its first and its last unit; all other units have 0, so that any part of what was
+//! taken may be given back. R2: two free runs never touch. Everything is behind the heap's lock; no call allocates but `grow`.
 
 const EXACT: u32 = 64;
 const BINS: usize = 64 + 26;
@@ -48,6 +48,12 @@ impl RunPool {
     /// Takes `len` units that follow each other; the first of them.
     pub(crate) fn take(&mut self, len: u32) -> Option<u32> {
         let run = self.fitting(len)?;
+        self.cut(run, len);
+        Some(run)
+    }
+
+    /// Takes the first `len` units of a free run.
+    fn cut(&mut self, run: u32, len: u32) {
         let have = self.tag[run as usize];
         self.unlist(run);
         self.free -= u64::from(have);
@@ -57,7 +63,39 @@ impl RunPool {
         if have > len {
             self.list(run + len, have - len);
         }
+    }
+
+    /// Takes `len` units that end at `below` or before; looks at a bounded number of runs.
+    pub(crate) fn take_below(&mut self, len: u32, below: u32) -> Option<u32> {
+        let bins = (bin_of(len)..BINS).filter(|&bin| self.occupied & (1 << bin) != 0);
+        let fits = |&(run, have): &(u32, u32)| have >= len && run + len <= below;
+        let (run, _) = bins.flat_map(|bin| self.listed(bin).take(LOOK)).find(fits)?;
+        self.cut(run, len);
         Some(run)
+    }
+
+    /// Length of the free run that begins or ends at a unit; 0 if the unit is used or inside of one.
+    pub(crate) fn run_at(&self, unit: u32) -> u32 {
+        self.tag[unit as usize]
+    }
+
+    /// A bin's runs with their lengths.
+    fn listed(&self, bin: usize) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let head = self.heads[bin];
+        std::iter::successors((head != NONE).then_some(head), move |&run| {
+            Some(self.next[run as usize]).filter(|&next| next != NONE)
+        })
+        .map(move |run| (run, self.tag[run as usize]))
+    }
+
+    /// Free runs with their lengths, the longest bins first.
+    pub(crate) fn longest_first(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        (0..BINS).rev().flat_map(|bin| self.listed(bin))
+    }
+
+    /// Whether `len` units follow each other somewhere.
+    pub(crate) fn has_run(&self, len: u32) -> bool {
+        self.fitting(len).is_some()
     }
 
     fn fitting(&self, len: u32) -> Option<u32> {
@@ -97,6 +135,7 @@ impl RunPool {
             start -= before;
             total += before;
             self.unlist(start);
+            self.tag[first as usize - 1] = 0;
             self.free -= u64::from(before);
         }
         let end = (first + len) as usize;
@@ -104,6 +143,7 @@ impl RunPool {
             let after = self.tag[end];
             total += after;
             self.unlist(end as u32);
+            self.tag[end] = 0;
             self.free -= u64::from(after);
         }
         self.list(start, total);
@@ -137,16 +177,6 @@ impl RunPool {
                 self.occupied &= !(1 << bin);
             }
         }
-    }
-
-    /// The free runs in no order, for the full check.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        self.heads.iter().flat_map(move |&head| {
-            std::iter::successors((head != NONE).then_some(head), move |&run| {
-                Some(self.next[run as usize]).filter(|&next| next != NONE)
-            })
-            .map(move |run| (run, self.tag[run as usize]))
-        })
     }
 }
 
@@ -185,8 +215,13 @@ mod tests {
                         held.push((run, len));
                     }
                 } else if !held.is_empty() {
+                    // What was taken may come back in parts, its end first.
                     let (run, n) = held.swap_remove(len as usize % held.len());
-                    pool.give(run, n);
+                    let kept = len % n;
+                    pool.give(run + kept, n - kept);
+                    if kept > 0 {
+                        held.push((run, kept));
+                    }
                 }
                 let used: u64 = held.iter().map(|&(_, n)| u64::from(n)).sum();
                 prop_assert_eq!(pool.free_units() + used, 600);

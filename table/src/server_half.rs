@@ -256,6 +256,12 @@ impl Table {
         self.store.set_limit(bytes)
     }
 
+    /// Names the thread that is unparked when [`Table::commit_ahead`] is to be called: once when what was committed ahead
+    /// gets low, not per operation.
+    pub fn set_committer(&self, thread: std::thread::Thread) {
+        self.store.set_committer(thread);
+    }
+
     /// Commits memory ahead of the workers' need, for a background thread: true if it did and may be called again.
     pub fn commit_ahead(&self) -> bool {
         self.store.commit_ahead()

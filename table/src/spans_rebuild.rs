@@ -1,7 +1,8 @@
 //! Rebuilding the heap's books at a join: what the buckets reach is marked, the rest is free.
 //!
 //! The class map is shared memory that a dead process may have left half written: a span is believed only if all its
-//! entries agree and nothing else claims its units. P1 to P3 of [`crate::spans`] hold after `settle`.
+//! entries agree and nothing else claims its units. How long it is the first unit's entry says, since a span may have
+//! been about to be trimmed. P1 to P3 of [`crate::spans`] hold after `settle`.
 
 use crate::classes::{LARGE, UNIT, size_of_class};
 use crate::spans::{NONE, RUN, Spans, UnitEntry, unit_entry};
@@ -46,14 +47,15 @@ impl Spans {
 
     /// Rebuild: believes the class map about the span or run around `unit` if all its entries agree.
     fn adopt(&mut self, unit: u32, offset: u64, len: u64) -> Option<u32> {
-        let entry = unit_entry(&self.arena, offset)?;
-        let first = unit.checked_sub(entry.index)?;
-        if u64::from(first) + u64::from(entry.units) > self.pool.units() {
+        let claimed = unit_entry(&self.arena, offset)?;
+        let first = unit.checked_sub(claimed.index)?;
+        let entry = unit_entry(&self.arena, self.offset(first)).filter(|entry| entry.index == 0)?;
+        if claimed.index >= entry.units || u64::from(first) + u64::from(entry.units) > self.pool.units() {
             return None;
         }
         for index in 0..entry.units {
-            let other = unit_entry(&self.arena, self.offset(first + index))?;
-            if other != (UnitEntry { index, ..entry }) || self.owner[(first + index) as usize] != NONE {
+            let UnitEntry { class, index: place, .. } = unit_entry(&self.arena, self.offset(first + index))?;
+            if (class, place) != (entry.class, index) || self.owner[(first + index) as usize] != NONE {
                 return None;
             }
         }
@@ -83,9 +85,8 @@ impl Spans {
                 self.owner[first as usize..(first + units) as usize].fill(NONE);
                 self.blocks[class] -= u64::from(blocks);
                 self.vacant.push(id);
-            } else if free > 0 {
-                self.free_blocks[class] += u64::from(free);
-                self.list(id);
+            } else {
+                self.open(id);
             }
         }
         let mut unit = 0;

@@ -6,18 +6,20 @@
 
 use crate::arena::Arena;
 use crate::classes::UNIT;
-use crate::layout::{Header, PAGE, Part, committed_word};
+use crate::layout::{Header, Part, committed_word};
 use crate::redo::LIST;
-use crate::spans::Spans;
+use crate::spans::{Need, Spans};
 use crate::sync::Ordering::{Relaxed, Release};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard};
 use std::mem::offset_of;
 use std::sync::TryLockError;
+use std::thread::Thread;
 use thiserror::Error;
 
 /// Backs ranges of the section with memory; the server does it with `fallocate`.
 pub trait Commit: Send + Sync {
-    /// Makes `len` bytes from `offset` on safe to touch. Repeating it for a range must do no harm.
+    /// Makes `len` bytes from `offset` on safe to touch, and better also quick: nobody has touched them yet. Repeating it
+    /// for a range must do no harm.
     fn commit(&self, offset: u64, len: u64) -> Result<(), CommitError>;
 }
 
@@ -40,13 +42,20 @@ pub(crate) struct Store {
     pub(crate) arena: Arena,
     spans: Mutex<Spans>,
     /// Held while memory is being committed.
-    growing: Mutex<()>,
-    commit: Box<dyn Commit>,
+    pub(crate) growing: Mutex<()>,
+    pub(crate) commit: Box<dyn Commit>,
     /// Committed bytes of all parts.
-    used: AtomicU64,
+    pub(crate) used: AtomicU64,
     limit: AtomicU64,
     /// A commit failed: memory is short outside. Cleared when the limit is set anew or a commit succeeds.
-    refused: AtomicBool,
+    pub(crate) refused: AtomicBool,
+    /// Who commits ahead, and whether it was woken since it last looked.
+    pub(crate) committer: Mutex<Option<Thread>>,
+    pub(crate) woken: AtomicBool,
+    /// Raised when blocks that lie in workers' caches are wanted; a worker that sees another number hands its own back.
+    pressure: AtomicU64,
+    /// Free units are few and no more can be committed.
+    short: AtomicBool,
 }
 
 impl Store {
@@ -60,6 +69,10 @@ impl Store {
             used: AtomicU64::new(used),
             limit: AtomicU64::new(limit),
             refused: AtomicBool::new(false),
+            committer: Mutex::new(None),
+            woken: AtomicBool::new(false),
+            pressure: AtomicU64::new(0),
+            short: AtomicBool::new(false),
         }
     }
 
@@ -86,44 +99,58 @@ impl Store {
     }
 
     /// Takes blocks of a class into `out`, growing the heap if it must; how many.
-    pub(crate) fn take(&self, class: u8, out: &mut [u64]) -> usize {
+    pub(crate) fn take(&self, class: u8, out: &mut [u64], need: Need) -> usize {
+        let got = self.growing_take(|spans| Some(spans.take(class, out, need)).filter(|&got| got > 0));
+        got.unwrap_or(0)
+    }
+
+    /// The same of what is free already.
+    pub(crate) fn take_free(&self, class: u8, out: &mut [u64], need: Need) -> usize {
+        self.spans().take(class, out, need)
+    }
+
+    /// Takes a run for one large item of `len` bytes, growing the heap if it must.
+    pub(crate) fn take_run(&self, len: u64, need: Need) -> Option<u64> {
+        self.growing_take(|spans| spans.take_run(len.div_ceil(UNIT) as u32, need))
+    }
+
+    /// The same of what is free already.
+    pub(crate) fn take_free_run(&self, len: u64, need: Need) -> Option<u64> {
+        self.spans().take_run(len.div_ceil(UNIT) as u32, need)
+    }
+
+    /// Repeats `take` until it has something or the heap can grow no more; the last time without the empty spans.
+    fn growing_take<R>(&self, mut take: impl FnMut(&mut Spans) -> Option<R>) -> Option<R> {
         loop {
             let seen = {
                 let mut spans = self.spans();
-                let got = spans.take(class, out, false);
-                if got > 0 {
-                    return got;
+                if let Some(taken) = take(&mut spans) {
+                    let free = spans.pool.free_units().saturating_sub(spans.reserve);
+                    drop(spans);
+                    self.watch(free);
+                    return Some(taken);
                 }
                 spans.pool.units()
             };
             if !self.grow(seen) {
                 let mut spans = self.spans();
-                return if spans.dissolve_empty() { spans.take(class, out, false) } else { 0 };
+                let free = spans.pool.free_units().saturating_sub(spans.reserve);
+                let taken = if spans.dissolve_empty() { take(&mut spans) } else { None };
+                drop(spans);
+                self.watch(free);
+                return taken;
             }
         }
     }
 
-    /// Takes one block of a class for an overwrite, from what is held back.
-    pub(crate) fn take_held_back(&self, class: u8) -> Option<u64> {
-        let mut out = [0];
-        (self.spans().take(class, &mut out, true) == 1).then_some(out[0])
-    }
-
-    /// Takes a run for one large item of `len` bytes.
-    pub(crate) fn take_run(&self, len: u64, overwrite: bool) -> Option<u64> {
-        let units = len.div_ceil(UNIT) as u32;
-        loop {
-            let seen = {
-                let mut spans = self.spans();
-                if let Some(offset) = spans.take_run(units, overwrite) {
-                    return Some(offset);
-                }
-                spans.pool.units()
-            };
-            if !self.grow(seen) {
-                let mut spans = self.spans();
-                return if spans.dissolve_empty() { spans.take_run(units, overwrite) } else { None };
+    /// Looks after the free units: wakes who commits ahead, or says that memory is short.
+    fn watch(&self, free: u64) {
+        if self.can_grow() {
+            if free * UNIT < self.low_mark() {
+                self.wake_committer();
             }
+        } else if free < (self.limit() / 256 / UNIT).clamp(4, 256) {
+            self.short.store(true, Relaxed);
         }
     }
 
@@ -153,25 +180,9 @@ impl Store {
         }
     }
 
-    /// Commits one more step unless the heap has grown beyond `seen` units meanwhile; whether there is more now.
-    fn grow(&self, seen: u64) -> bool {
-        let _growing = self.growing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let units = self.spans().pool.units();
-        units > seen || self.commit_step(units, false)
-    }
-
-    /// Keeps a stretch of free units ahead of the workers; whether it committed any.
-    pub(crate) fn commit_ahead(&self) -> bool {
-        let ahead = (self.limit() / 16).min(16 << 20) / UNIT;
-        let _growing = self.growing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if self.buckets_ahead() {
-            return true;
-        }
-        let (units, free) = {
-            let spans = self.spans();
-            (spans.pool.units(), spans.pool.free_units())
-        };
-        free < ahead && self.commit_step(units, true)
+    /// The number that changes when caches are to be handed back. Relaxed: a worker that sees it late holds memory longer.
+    pub(crate) fn pressure(&self) -> u64 {
+        self.pressure.load(Relaxed)
     }
 
     /// The right to commit, unless somebody else has it.
@@ -183,7 +194,7 @@ impl Store {
         }
     }
 
-    /// Backs a range and counts it as used. The caller holds `growing`.
+    /// Backs a range and counts it as used. A refusal ends committing ahead until a commit succeeds. The caller holds `growing`.
     pub(crate) fn back(&self, offset: u64, len: u64) -> bool {
         let done = self.commit.commit(offset, len).is_ok();
         self.refused.store(!done, Relaxed);
@@ -193,33 +204,25 @@ impl Store {
         done
     }
 
-    /// Commits the next step of the heap and of the class map. The caller holds `growing`.
-    fn commit_step(&self, units: u64, ahead: bool) -> bool {
-        if ahead && self.refused.load(Relaxed) {
-            return false;
-        }
-        let (used, limit) = (self.used(), self.limit());
-        let step = (limit / 32 / UNIT).clamp(16, 256);
-        let map_end = self.arena.section.word(committed_word(Part::ClassMap)).load(Relaxed);
-        let mut step = step.min((self.arena.heap_end - self.arena.heap_start) / UNIT - units);
-        let map_need = ((units + step) * 8).next_multiple_of(PAGE).saturating_sub(map_end);
-        step = step.min(limit.saturating_sub(used + map_need) / UNIT);
-        if step == 0 {
-            return false;
-        }
-        let (map_at, heap_at) = (self.arena.class_map + map_end, self.arena.heap_start + units * UNIT);
-        let done =
-            (map_need == 0 || self.commit.commit(map_at, map_need).is_ok()) && self.commit.commit(heap_at, step * UNIT).is_ok();
-        self.refused.store(!done, Relaxed);
-        if !done {
-            return false;
-        }
-        // ORDER(committed): Release pairs with the Acquire of readers: what they may touch by it is backed.
-        let entry = |part: Part| self.arena.section.word(committed_word(part));
-        entry(Part::ClassMap).store(map_end + map_need, Release);
-        entry(Part::Heap).store((units + step) * UNIT, Release);
-        self.used.fetch_add(map_need + step * UNIT, Relaxed);
-        self.spans().grow(step, true);
-        true
+    /// Asks all workers to hand their caches back.
+    pub(crate) fn press(&self) {
+        self.pressure.fetch_add(1, Relaxed);
+    }
+
+    /// Whether room is to be made ahead of need.
+    pub(crate) fn is_short(&self) -> bool {
+        self.short.load(Relaxed)
+    }
+
+    /// There is room again, or none can be made.
+    pub(crate) fn stop_making_room(&self) {
+        self.short.store(false, Relaxed);
+    }
+
+    /// Whether making room has brought the free units up to twice what is called short.
+    pub(crate) fn has_room(&self) -> bool {
+        let spans = self.spans();
+        let free = spans.pool.free_units().saturating_sub(spans.reserve);
+        self.can_grow() || free >= 2 * (self.limit() / 256 / UNIT).clamp(4, 256)
     }
 }

@@ -338,7 +338,7 @@ impl LockedBuckets<'_, '_> {
             writer.count(offset_of!(Counters, chain_full), 1);
             return Err(Outcome::ChainFull);
         }
-        let Some(block) = writer.cache.take(&writer.table.store, LINE_CLASS, LINE) else {
+        let Some(block) = writer.allocate(LINE_CLASS, LINE) else {
             writer.count(offset_of!(Counters, full), 1);
             return Err(Outcome::Full);
         };

@@ -110,7 +110,7 @@ impl Writer<'_> {
         };
         let len = header.len();
         let mut held_back = false;
-        let mut block = self.cache.take(&self.table.store, class_for(len), len);
+        let mut block = self.allocate(class_for(len), len);
         if block.is_none()
             && let Some(entry) = live.and_then(|found| unit_entry(&self.arena, found.item))
         {

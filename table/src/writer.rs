@@ -247,7 +247,7 @@ impl<'a> Writer<'a> {
             self.count(offset_of!(Counters, chain_full), 1);
             return Err(Outcome::ChainFull);
         }
-        let Some(block) = self.cache.take(&self.table.store, LINE_CLASS, LINE) else {
+        let Some(block) = self.allocate(LINE_CLASS, LINE) else {
             self.count(offset_of!(Counters, full), 1);
             return Err(Outcome::Full);
         };
@@ -347,6 +347,12 @@ impl<'a> Writer<'a> {
     pub(crate) fn lock_bucket(&self, index: u64) -> Held {
         let bucket = self.arena.bucket(index);
         Held { bucket, seen: seqlock::lock(self.arena.section.word(bucket)) }
+    }
+
+    pub(crate) fn try_lock_bucket(&self, index: u64) -> Option<Held> {
+        let bucket = self.arena.bucket(index);
+        let seen = seqlock::try_lock(self.arena.section.word(bucket))?;
+        Some(Held { bucket, seen })
     }
 
     #[inline]
