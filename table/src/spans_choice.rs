@@ -2,13 +2,13 @@
 //!
 //! Every look at a list is bounded; where the bounds hide a better choice, a worse one or none is made.
 
-use crate::classes::{CLASSES, LARGE, UNIT, size_of_class};
+use crate::classes::{CLASSES, LARGE, UNIT, is_thrifty, size_of_class};
 use crate::spans::{NONE, RUN, Spans, held_back, unit_entry};
 use crate::spans_lists::BINS;
 
-/// Spans of a class that are weighed.
-const WEIGHED: usize = 6;
-/// Spans of a class that are looked at for room below.
+/// Classes whose best choices are weighed against each other.
+const CLASSES_WEIGHED: usize = 4;
+/// Spans of a class that are looked at.
 const LOOK: usize = 256;
 /// Free runs around which a window is weighed.
 const WINDOWS: usize = 48;
@@ -22,6 +22,7 @@ const PER_BLOCK: u64 = 256;
 struct Choice {
     /// Bytes to move per unit gained.
     score: u64,
+    gain: u64,
     id: u32,
     cut: u32,
 }
@@ -36,10 +37,14 @@ struct Window {
 impl Spans {
     /// Retires something for the sake of `units` in a row (`u32::MAX`: of any); false if there is nothing that would help.
     pub(crate) fn choose_for(&mut self, units: u32) -> bool {
-        let chosen = if self.pool.free_units() < self.reserve + u64::from(units) {
-            self.choose()
+        let any = units == u32::MAX;
+        let chosen = if any || self.pool.free_units() < self.reserve + u64::from(units) {
+            self.choose(1, false) || (!any && self.choose(1, true))
+        } else if self.pool.has_run(units) {
+            false
         } else {
-            !self.pool.has_run(units) && (self.choose_window(units) || self.choose())
+            let wide = u64::from(units);
+            self.choose(wide, false) || self.choose_window(units) || self.choose(1, false) || self.choose(wide, true)
         };
         if !chosen {
             self.fruitless = (self.given, units);
@@ -52,24 +57,22 @@ impl Spans {
         self.fruitless.0 == self.given && units >= self.fruitless.1
     }
 
-    /// Retires what gains a unit at the least cost; false if no class has room enough beside what it holds back.
-    fn choose(&mut self) -> bool {
+    /// Retires what gains units at the least cost, of a class that could spare much; false if no class has room enough
+    /// beside what it holds back. `least` units are to come from it in a row.
+    fn choose(&mut self, least: u64, wasteful: bool) -> bool {
         self.choices += 1;
-        let mut best: Option<Choice> = None;
-        for class in 0..CLASSES {
+        let mut classes: [(u64, usize); CLASSES] = std::array::from_fn(|class| {
             let spare = self.free_blocks[class].saturating_sub(held_back(class as u8));
-            if spare == 0 {
-                continue;
-            }
-            for id in (0..BINS).rev().flat_map(|bin| self.listed(class, bin).take(WEIGHED)).take(WEIGHED) {
-                if self.spans[id as usize].avoided_until > self.choices {
-                    continue;
-                }
-                for choice in [self.whole(id, spare), self.tail(id, spare)].into_iter().flatten() {
-                    let better = best.is_none_or(|best| choice.score < best.score);
-                    if better && (choice.cut > 0 || self.has_room_below(id)) {
-                        best = Some(choice);
-                    }
+            (spare * size_of_class(class), class)
+        });
+        classes.sort_unstable_by(|a, b| b.cmp(a));
+        let (mut best, mut weighed): (Option<Choice>, usize) = (None, 0);
+        for &(_, class) in classes.iter().take_while(|&&(bytes, _)| bytes > 0) {
+            if let Some(choice) = self.best_of(class, least, wasteful) {
+                weighed += 1;
+                best = best.filter(|best| best.score <= choice.score).or(Some(choice));
+                if weighed == CLASSES_WEIGHED {
+                    break;
                 }
             }
         }
@@ -78,22 +81,54 @@ impl Spans {
         true
     }
 
+    /// The best choice of a class, among a bounded number of its sparsest spans.
+    fn best_of(&self, class: usize, least: u64, wasteful: bool) -> Option<Choice> {
+        let spare = self.free_blocks[class] - held_back(class as u8);
+        let mut sparse = [0; LOOK];
+        let mut len = 0;
+        let ids = (0..BINS).rev().flat_map(|bin| self.listed(class, bin)).take(LOOK);
+        for (place, id) in sparse.iter_mut().zip(ids) {
+            *place = id;
+            len += 1;
+        }
+        let sparse = &mut sparse[..len];
+        sparse.sort_unstable_by_key(|&id| self.spans[id as usize].first);
+        let (mut below, mut best): (u64, Option<Choice>) = (0, None);
+        for &id in sparse.iter() {
+            let span = &self.spans[id as usize];
+            if span.avoided_until <= self.choices {
+                let whole = self.whole(id, spare).filter(|_| below >= u64::from(span.taken()));
+                let whole = whole.filter(|choice| choice.gain >= least);
+                for choice in [whole, self.tail(id, spare, least, wasteful)].into_iter().flatten() {
+                    best = best.filter(|best| best.score <= choice.score).or(Some(choice));
+                }
+            }
+            below += u64::from(span.free);
+        }
+        best
+    }
+
     /// The whole span, if the class has room for its blocks elsewhere.
     fn whole(&self, id: u32, spare: u64) -> Option<Choice> {
         let span = &self.spans[id as usize];
-        let cost = u64::from(span.taken()) * (size_of_class(usize::from(span.class)) + PER_BLOCK);
-        (spare >= u64::from(span.blocks)).then_some(Choice { score: cost / u64::from(span.units), id, cut: 0 })
+        let size = size_of_class(usize::from(span.class));
+        let cost = u64::from(span.taken()) * (size + PER_BLOCK);
+        let waste = u64::from(span.units) * UNIT - u64::from(span.blocks) * size;
+        let score = cost.saturating_sub(waste) / u64::from(span.units);
+        (spare >= u64::from(span.blocks)).then_some(Choice { score, gain: u64::from(span.units), id, cut: 0 })
     }
 
-    /// As many blocks from the span's end as it has free and the class can spare.
-    fn tail(&self, id: u32, spare: u64) -> Option<Choice> {
+    /// As many blocks from the span's end as it has free, the class can spare, and leave a span that wastes little.
+    fn tail(&self, id: u32, spare: u64, least: u64, wasteful: bool) -> Option<Choice> {
         let span = &self.spans[id as usize];
-        let size = size_of_class(usize::from(span.class));
-        let cut = span.blocks - spare.min(u64::from(span.free)) as u32;
-        let gain = u64::from(span.units) - (u64::from(cut) * size).div_ceil(UNIT);
-        if cut == 0 || gain == 0 {
-            return None;
-        }
+        let (class, size) = (usize::from(span.class), size_of_class(usize::from(span.class)));
+        let most = spare.min(u64::from(span.free)) as u32;
+        let units_of = |cut: u32| (u64::from(cut) * size).div_ceil(UNIT);
+        let cuts = (span.blocks - most..span.blocks).filter(|&cut| cut > 0);
+        let cut = cuts
+            .take_while(|&cut| u64::from(span.units) >= units_of(cut) + least)
+            .find(|&cut| wasteful || is_thrifty(class, units_of(cut)))?;
+        let gain = u64::from(span.units) - units_of(cut);
         let moved: u32 = (cut as usize / 64..span.bits.len())
             .map(|place| {
                 let mask = if place == cut as usize / 64 { u64::MAX << (cut % 64) } else { u64::MAX };
@@ -101,7 +136,7 @@ impl Spans {
             })
             .sum::<u32>()
             .saturating_sub(span.bits.len() as u32 * 64 - span.blocks);
-        Some(Choice { score: u64::from(moved) * (size + PER_BLOCK) / gain, id, cut })
+        Some(Choice { score: u64::from(moved) * (size + PER_BLOCK) / gain, gain, id, cut })
     }
 
     /// Whether the spans below have as many free blocks as this one has taken.
@@ -165,7 +200,9 @@ impl Spans {
                 RUN => unit_entry(&self.arena, self.offset(unit)).filter(|entry| entry.class == LARGE)?.units,
                 id => {
                     let span = &self.spans[id as usize];
-                    if span.is_leaving() || span.avoided_until > self.choices {
+                    let free_elsewhere = self.pool.free_units().saturating_sub(u64::from(window.end - window.first));
+                    let room = free_elsewhere >= u64::from(span.units) || self.has_room_below(id);
+                    if span.is_leaving() || span.avoided_until > self.choices || !room {
                         return None;
                     }
                     window.cost += u64::from(span.taken()) * (size_of_class(usize::from(span.class)) + PER_BLOCK);

@@ -13,7 +13,7 @@
 //! CRASH: which spans leave is private. Trimming stores the first unit's entry before the others, and a join believes
 //! that entry about the length, so that whatever is stored of the rest, no linked block falls outside of its span.
 
-use crate::classes::{LARGE, UNIT, size_of_class, span_units};
+use crate::classes::{LARGE, UNIT, is_thrifty, size_of_class, span_units};
 use crate::spans::{RUN, Spans, held_back, unit_entry};
 use crate::spans_lists::BINS;
 
@@ -220,10 +220,9 @@ impl Spans {
         if !self.spans[id as usize].spread {
             return None;
         }
-        let units = span_units(class).min(self.pool.free_units()) as u32;
-        let least = size_of_class(class).div_ceil(UNIT) as u32;
-        let (units, first) = [units, least].into_iter().find_map(|n| Some((n, self.pool.take_below(n.max(least), below)?)))?;
-        let id = self.install(first, units.max(least), class as u8);
+        let thrifty = (1..=span_units(class)).rev().filter(|&units| is_thrifty(class, units)).map(|units| units as u32);
+        let (units, first) = thrifty.into_iter().find_map(|units| Some((units, self.pool.take_below(units, below)?)))?;
+        let id = self.install(first, units, class as u8);
         self.open(id);
         self.take_from(id, &mut out);
         self.free_blocks[class] -= 1;
