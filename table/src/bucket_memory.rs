@@ -47,7 +47,7 @@ impl Store {
         let len = self.step(lines_end, PAGE).min(most - lines_end);
         let groups = ((lines_end + len) / LINE).div_ceil(GROUP);
         let deadlines = (groups * 8).next_multiple_of(PAGE).saturating_sub(deadlines_end);
-        if len == 0 || self.used() + len + deadlines > self.limit() {
+        if len == 0 || self.used() + len + deadlines > self.spendable() {
             return false;
         }
         if deadlines > 0 && !self.commit_range(Part::Deadlines, self.arena.deadlines, deadlines_end, deadlines) {

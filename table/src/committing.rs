@@ -38,7 +38,7 @@ impl Store {
 
     /// Whether a commit may succeed.
     pub(crate) fn can_grow(&self) -> bool {
-        self.used() + UNIT + PAGE <= self.limit() && !self.refused.load(Relaxed)
+        self.used() + UNIT + PAGE <= self.spendable() && !self.refused.load(Relaxed)
     }
 
     /// Bytes that are kept committed ahead of the heap's use.
@@ -99,7 +99,7 @@ impl Store {
 
     /// Commits the next step of the heap and of the class map. The caller holds `growing`.
     fn commit_heap(&self, units: u64) -> bool {
-        let (used, limit) = (self.used(), self.limit());
+        let (used, limit) = (self.used(), self.spendable());
         let map_end = self.committed(Part::ClassMap);
         let left = (self.arena.heap_end - self.arena.heap_start) / UNIT - units;
         let step = (self.step(units * UNIT, STEP) / UNIT).min(left);

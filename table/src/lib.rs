@@ -63,6 +63,8 @@ mod recovery;
 #[cfg(not(loom))]
 mod redo;
 #[cfg(not(loom))]
+mod redo_memory;
+#[cfg(not(loom))]
 mod reference;
 #[cfg(not(loom))]
 mod reservation;

@@ -39,7 +39,7 @@ pub(crate) fn list_of(geometry: &Geometry, worker: u32) -> u64 {
 /// Whether a worker's list is backed (D4).
 #[inline]
 pub(crate) fn is_backed(arena: &Arena, worker: u32) -> bool {
-    // ORDER(committed): Acquire pairs with the Release in `Store::back_redo`.
+    // ORDER(committed): Acquire pairs with the Release in `Store::back_redo` (`redo_memory`).
     arena.section.word(committed_word(Part::Redo)).load(Acquire) >= (u64::from(worker) + 1) * LIST
 }
 

@@ -197,6 +197,7 @@ impl Table {
             crate::redo::clear_all(&self.arena, &self.geometry);
         }
         drop(stand);
+        self.store.want_redo(worker);
         Writer::new(self, worker)
     }
 

@@ -6,10 +6,9 @@
 
 use crate::arena::Arena;
 use crate::classes::UNIT;
-use crate::layout::{Header, Part, committed_word};
-use crate::redo::LIST;
+use crate::layout::Header;
 use crate::spans::{Need, Spans};
-use crate::sync::Ordering::{Relaxed, Release};
+use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard};
 use std::mem::offset_of;
 use std::sync::TryLockError;
@@ -47,6 +46,8 @@ pub(crate) struct Store {
     /// Committed bytes of all parts.
     pub(crate) used: AtomicU64,
     limit: AtomicU64,
+    /// Bytes of redo lists that writers may come to need, see `redo_memory`.
+    pub(crate) redo_wanted: AtomicU64,
     /// A commit failed: memory is short outside. Cleared when the limit is set anew or a commit succeeds.
     pub(crate) refused: AtomicBool,
     /// Who commits ahead, and whether it was woken since it last looked.
@@ -68,6 +69,7 @@ impl Store {
             commit,
             used: AtomicU64::new(used),
             limit: AtomicU64::new(limit),
+            redo_wanted: AtomicU64::new(0),
             refused: AtomicBool::new(false),
             committer: Mutex::new(None),
             woken: AtomicBool::new(false),
@@ -152,24 +154,6 @@ impl Store {
         } else if free < (self.limit() / 256 / UNIT).clamp(4, 256) {
             self.short.store(true, Relaxed);
         }
-    }
-
-    /// Backs the redo lists of the workers up to this one; whether they are.
-    #[cold]
-    pub(crate) fn back_redo(&self, redo: u64, worker: u32) -> bool {
-        let _growing = self.growing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let committed = self.arena.section.word(committed_word(Part::Redo));
-        let (have, need) = (committed.load(Relaxed), (u64::from(worker) + 1) * LIST);
-        let more = need.saturating_sub(have);
-        if more == 0 {
-            return true;
-        }
-        if self.used() + more > self.limit() || !self.back(redo + have, more) {
-            return false;
-        }
-        // ORDER(committed): Release pairs with the Acquire in `redo::is_backed`.
-        committed.store(need, Release);
-        true
     }
 
     /// Gives blocks or runs back.

@@ -216,8 +216,6 @@ fn a_full_table_takes_nothing_of_what_does_not_fit_whole() {
     let memory = Memory::new(1 << 20, 16, 4096);
     let table = memory.format();
     let mut writer = table.writer(0);
-    // The list is backed while there is memory.
-    assert!(transact(&mut writer, &[Step { key: b"first", compare: None, change: Change::Delete }]).is_ok());
     let items = fill(&table, &mut writer, &[7; 1000]);
     assert!(items > 100, "{items}");
     let keys: Vec<_> = (0..20).map(|n| key(1_000_000 + n)).collect();
@@ -239,7 +237,26 @@ fn a_full_table_takes_nothing_of_what_does_not_fit_whole() {
     assert!(matches!(transact(&mut writer, &steps[..20]), Ok((Outcome::Committed { .. }, _))));
     drop(writer);
     assert_eq!(table.stats().items, before - 30 + 20);
+    let stats = table.stats();
+    assert!(stats.memory_used_bytes <= stats.memory_limit_bytes, "{stats:?}");
     table.check_invariants().expect("invariants");
+}
+
+/// Whatever number of pages is left over when the heap can grow no more.
+#[test]
+fn a_table_full_before_the_first_transaction_takes_deletes() {
+    for pages in 0..4 {
+        let memory = Memory::new((1 << 20) + pages * 4096, 16, 4096);
+        let table = memory.format();
+        let (mut first, mut writer) = (table.writer(0), table.writer(5));
+        fill(&table, &mut first, &[7; 1000]);
+        let keys: Vec<_> = (0..10).map(key).collect();
+        let deletes: Vec<_> = keys.iter().map(|key| Step { key, compare: None, change: Change::Delete }).collect();
+        let done = transact(&mut writer, &deletes).map(|(outcome, _)| outcome);
+        assert_eq!(done, Ok(Outcome::Committed { version: 0, value: 10 }), "{pages} pages more");
+        let stats = table.stats();
+        assert!(stats.memory_used_bytes <= stats.memory_limit_bytes, "{stats:?}");
+    }
 }
 
 #[test]
