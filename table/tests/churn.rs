@@ -81,7 +81,7 @@ impl Churn<'_, '_> {
         let replaces = !self.live.is_empty() && self.random.next().is_multiple_of(4);
         let n = if replaces {
             let at = (self.random.next() % self.live.len() as u64) as usize;
-            let (n, old) = std::mem::replace(&mut self.live[at], (0, 0));
+            let (n, old) = std::mem::take(&mut self.live[at]);
             self.live[at] = (n, len);
             self.bytes -= stored_bytes(KEY, old);
             n
