@@ -4,9 +4,8 @@
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::ptr::NonNull;
 
-use memmap2::{Mmap, MmapOptions};
+use shmqueue::aligned_map::{AlignedMap, Right};
 use shmqueue::region::RegionName;
 use shmqueue::sigbus::{Guarded, Part};
 use table::{ItemRef, Reader, RegionState, TableStats};
@@ -22,7 +21,7 @@ pub(crate) struct TableMap {
     /// See [`crate::guard`]; dropped before the memory is unmapped.
     _guarded: Guarded,
     /// Keeps the memory mapped that the reader reads; dropped after it.
-    _map: Mmap,
+    _map: AlignedMap,
 }
 
 impl std::fmt::Debug for TableMap {
@@ -66,11 +65,12 @@ impl TableMap {
     fn map(file: &File, path: PathBuf) -> Result<Self, Error> {
         let meta =
             file.metadata().map_err(|error| Error::Table(format!("inspecting table {}: {error}; try again", path.display())))?;
-        // SAFETY: the server never truncates a live table; the reader treats the bytes as racing and untrusted.
-        let map = unsafe { MmapOptions::new().map(file) }.map_err(|error| {
+        let len = usize::try_from(meta.len()).unwrap_or(usize::MAX);
+        // The server never truncates a live table; the reader treats the bytes as racing and untrusted.
+        let map = AlignedMap::new(file, len, Right::Read).map_err(|error| {
             Error::Table(format!("mapping table {}: {error}; check the limit on address space", path.display()))
         })?;
-        let base = NonNull::from(map.as_ref()).cast::<u8>();
+        let base = map.base();
         let guarded = Guarded::enter(base.as_ptr(), map.len() as u64, Part::Table);
         // SAFETY: the mapping is as long as said, and outlives the reader: both are fields of one struct.
         let reader = unsafe { Reader::join(base, map.len() as u64) }

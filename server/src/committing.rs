@@ -4,22 +4,16 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use table::Table;
 
-/// Rest between rounds that found something to commit.
-const PACE: Duration = Duration::from_millis(20);
-
-/// Commits ahead until `stop` says so. Sleeps until the thread is unparked; while it finds something to do it looks again by
-/// itself.
+/// Commits ahead until `stop` says so. Sleeps until the thread is unparked: by a worker that finds little left of what was
+/// committed ahead, or by whoever sets `stop`.
 pub(crate) fn commit_until(table: &Table, stop: &AtomicBool) {
+    table.set_committer(thread::current());
     // ORDER(stop): Acquire pairs with the Release of whoever sets it; only the flag itself is passed.
     while !stop.load(Ordering::Acquire) {
-        let mut committed = false;
-        while !stop.load(Ordering::Relaxed) && table.commit_ahead() {
-            committed = true;
-        }
-        if committed { thread::park_timeout(PACE) } else { thread::park() }
+        while !stop.load(Ordering::Relaxed) && table.commit_ahead() {}
+        thread::park();
     }
 }

@@ -34,10 +34,10 @@ use table::{Geometry, JoinError, PlanError, Reader, Recovery, RegionState, Table
 
 use crate::cgroup::Cgroup;
 use crate::exit::ServerError;
-use crate::memory::Available;
+use crate::memory::{Available, HUGE_FROM};
 use crate::options::Options;
 use crate::sigbus;
-use crate::table_file::{Backing, Found, TableFile};
+use crate::table_file::{Backing, Found, Pages, TableFile};
 
 /// How often to start over because other processes change the files meanwhile, or because a step asks for the next row.
 const ATTEMPTS: u32 = 16;
@@ -185,7 +185,7 @@ fn join(options: &Options, region: ServerRegion, cgroup: &Cgroup) -> Result<Join
         }
     };
     sigbus::install(&region, range(&file))?;
-    let backing = file.backing(cgroup.clone(), options.prefault);
+    let backing = file.backing(cgroup.clone(), Pages { huge: options.huge_pages, prefault: options.prefault });
     // SAFETY: the mapping is page-aligned, as long as said, and kept by the handler's caller until the process ends (`Joined`
     // drops the table before the file); the lock on the rings makes this process the only writer (J1).
     let (table, recovery) = unsafe { Table::join(file.base(), file.len(), Box::new(backing)) }
@@ -224,7 +224,8 @@ fn make(options: &Options, region: ServerRegion, cgroup: &Cgroup) -> Result<Join
     let region = Arc::new(region);
     let made = plan(options, cgroup).and_then(|geometry| {
         let file = TableFile::create(&options.name.table_path(), geometry.file_len(), options.table_mode, options.gid)?;
-        let backing = file.backing(cgroup.clone(), options.prefault);
+        let huge = options.huge_pages && geometry.memory_limit() >= HUGE_FROM;
+        let backing = file.backing(cgroup.clone(), Pages { huge, prefault: options.prefault });
         format(options, &region, &file, &geometry, backing).inspect_err(|_| file.unlink()).map(|table| (file, table))
     });
     match made {
@@ -267,7 +268,6 @@ fn format(
 ) -> Result<Table, ServerError> {
     for (offset, len) in geometry.initial_commit() {
         backing.back(offset, len)?;
-        file.populate(offset, len);
     }
     sigbus::install(region, range(file))?;
     let seed = u64::from_le_bytes(random()?);
@@ -281,7 +281,7 @@ fn format(
 /// Removes a table that nobody can use, or that `--fresh` gives up, under the lock on new rings. Its readers learn of it.
 fn discard_table(options: &Options, path: &Path) -> Result<(), ServerError> {
     if let Ok(Some(Found::Mapped(file))) = TableFile::open(path) {
-        let backing = file.backing(Cgroup::none(), false);
+        let backing = file.backing(Cgroup::none(), Pages::default());
         // SAFETY: as in `join`.
         if let Ok((table, recovery)) = unsafe { Table::join(file.base(), file.len(), Box::new(backing)) } {
             table.set_state(RegionState::Superseded);

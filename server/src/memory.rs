@@ -9,6 +9,9 @@ use crate::exit::ServerError;
 /// The most that a table can address; see [`table::Geometry`].
 const MOST: u64 = 256 << 30;
 
+/// Tables of a lower limit do without huge pages.
+pub(crate) const HUGE_FROM: u64 = 64 << 20;
+
 /// What the default is computed from; tests make their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Available {

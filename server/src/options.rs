@@ -5,7 +5,7 @@ use protocol::{MAX_VALUE, format_size};
 use shmqueue::region::RegionName;
 use shmqueue::wait::WaitMode;
 
-use crate::args::{Args, OnExit};
+use crate::args::{Args, OnExit, Switch};
 use crate::cpus;
 use crate::exit::ServerError;
 
@@ -22,6 +22,7 @@ pub(crate) struct Options {
     pub(crate) cpus: Option<Vec<usize>>,
     pub(crate) lock_memory: bool,
     pub(crate) prefault: bool,
+    pub(crate) huge_pages: bool,
     pub(crate) mode: u32,
     pub(crate) table_mode: u32,
     pub(crate) gid: Option<u32>,
@@ -54,6 +55,7 @@ impl Options {
             cpus: cpus.map_err(|reason| usage(format!("cannot use --cpus: {reason}")))?,
             lock_memory: args.lock_memory,
             prefault: args.prefault,
+            huge_pages: args.huge_pages == Switch::On,
             mode,
             table_mode,
             gid: args.group.as_deref().map(group).transpose()?,
@@ -141,7 +143,7 @@ mod tests {
         assert_eq!((options.buckets, options.max_value, options.clients), (65_536, 1 << 20, 256));
         assert_eq!((options.mode, options.table_mode), (0o600, 0o600));
         assert_eq!((options.threads, options.memory, options.gid), (None, None, None));
-        assert!(!options.keep && !options.fresh);
+        assert!(!options.keep && !options.fresh && options.huge_pages);
     }
 
     #[test]

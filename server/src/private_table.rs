@@ -14,8 +14,9 @@ use crate::cgroup::Cgroup;
 use crate::committing;
 use crate::exit::ServerError;
 use crate::joining::random;
+use crate::memory::HUGE_FROM;
 use crate::service;
-use crate::table_file::TableFile;
+use crate::table_file::{Pages, TableFile};
 
 /// A table in memory that only this process reaches.
 pub struct PrivateTable {
@@ -68,10 +69,9 @@ fn make(path: &Path, memory: u64, buckets: u64, max_value: u32) -> Result<Privat
     let seed = u64::from_le_bytes(random()?);
     let file = TableFile::create(path, geometry.file_len(), 0o600, None)?;
     file.unlink();
-    let backing = file.backing(Cgroup::of_self(Path::new("/")), false);
+    let backing = file.backing(Cgroup::of_self(Path::new("/")), Pages { huge: memory >= HUGE_FROM, prefault: false });
     for (offset, len) in geometry.initial_commit() {
         backing.back(offset, len)?;
-        file.populate(offset, len);
     }
     // SAFETY: the mapping is page-aligned, as long as the geometry says and dropped after the table; its first ranges are
     // backed; without a name, no other process writes it.

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use rustix::mm::{Advice, madvise};
+use shmqueue::aligned_map::{AlignedMap, HUGE_PAGE, Right};
 use table::{Commit, CommitError};
 
 use crate::cgroup::Cgroup;
@@ -39,7 +40,7 @@ pub(crate) enum Found {
 pub(crate) struct TableFile {
     path: PathBuf,
     file: Arc<File>,
-    map: Arc<MmapRaw>,
+    map: Arc<AlignedMap>,
     len: u64,
 }
 
@@ -102,7 +103,7 @@ impl TableFile {
 
     /// Address of the first byte.
     pub(crate) fn base(&self) -> NonNull<u8> {
-        NonNull::new(self.map.as_mut_ptr()).expect("a mapping is never at address zero")
+        self.map.base()
     }
 
     /// Length of the file when it was mapped.
@@ -110,9 +111,9 @@ impl TableFile {
         self.len
     }
 
-    /// What backs ranges of this file. With `prefault` each range is also touched, page by page, before it is used.
-    pub(crate) fn backing(&self, cgroup: Cgroup, prefault: bool) -> Backing {
-        Backing { path: self.path.clone(), file: Arc::clone(&self.file), map: Arc::clone(&self.map), cgroup, prefault }
+    /// What backs ranges of this file.
+    pub(crate) fn backing(&self, cgroup: Cgroup, pages: Pages) -> Backing {
+        Backing { path: self.path.clone(), file: Arc::clone(&self.file), map: Arc::clone(&self.map), cgroup, pages }
     }
 
     /// Touches the pages of a range for writing without changing a byte, so that nobody meets them for the first time.
@@ -155,10 +156,22 @@ impl TableFile {
 pub(crate) struct Backing {
     path: PathBuf,
     file: Arc<File>,
-    map: Arc<MmapRaw>,
+    map: Arc<AlignedMap>,
     cgroup: Cgroup,
-    prefault: bool,
+    pages: Pages,
 }
+
+/// What is done to memory when it is backed, beside that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pages {
+    /// Huge pages are made of it where the kernel gives them.
+    pub(crate) huge: bool,
+    /// It is touched however much it is at once, so that no request meets a page for the first time.
+    pub(crate) prefault: bool,
+}
+
+/// The most that is touched at once without being asked for: a table formatted for very many buckets starts quicker.
+const TOUCHED_AT_ONCE: u64 = 1 << 30;
 
 impl Backing {
     /// Backs a range; what is backed already stays as it is.
@@ -186,7 +199,10 @@ impl Backing {
                 }
             }
         }
-        if self.prefault {
+        if self.pages.huge {
+            collapse(&self.map, offset, len);
+        }
+        if self.pages.prefault || len <= TOUCHED_AT_ONCE {
             populate(&self.map, offset, len);
         }
         Ok(())
@@ -202,23 +218,47 @@ impl Commit for Backing {
     }
 }
 
-fn map(file: &File, path: &Path, len: u64) -> Result<MmapRaw, ServerError> {
+fn map(file: &File, path: &Path, len: u64) -> Result<AlignedMap, ServerError> {
     let len = usize::try_from(len).unwrap_or(usize::MAX);
-    MmapOptions::new().len(len).map_raw(file).map_err(|source| ServerError::Io {
+    AlignedMap::new(file, len, Right::Write).map_err(|source| ServerError::Io {
         what: format!("cannot map {len} bytes of {}", path.display()),
         source,
         remedy: "; raise the limit of address space (ulimit -v) or lower --memory",
     })
 }
 
-fn populate(map: &MmapRaw, offset: u64, len: u64) {
+/// Touches the pages of a range that are not there yet.
+fn populate(map: &AlignedMap, offset: u64, len: u64) {
     let page = rustix::param::page_size() as u64;
     let start = offset / page * page;
     let end = (offset + len).min(map.len() as u64);
-    if let Err(error) = map.advise_range(Advice::PopulateWrite, start as usize, (end - start) as usize) {
+    if start >= end {
+        return;
+    }
+    let address = map.base().as_ptr().wrapping_add(start as usize);
+    // SAFETY: the range is inside of the mapping; populating it changes no byte.
+    if let Err(error) = unsafe { madvise(address.cast(), (end - start) as usize, Advice::LinuxPopulateWrite) } {
         // Kernels before 5.14 cannot; the first touches are slower then, nothing else changes.
         tracing::debug!(%error, "cannot touch pages ahead of their use");
     }
+}
+
+/// Makes huge pages of the whole ones in a range that is backed and untouched; whether all of them are.
+fn collapse(map: &AlignedMap, offset: u64, len: u64) -> bool {
+    let (start, end) = (offset.next_multiple_of(HUGE_PAGE as u64), (offset + len) / HUGE_PAGE as u64 * HUGE_PAGE as u64);
+    let mut done = true;
+    for piece in (start..end).step_by(HUGE_PAGE) {
+        let address = map.base().as_ptr().wrapping_add(piece as usize);
+        // SAFETY: the range is inside of the mapping; collapsing changes no byte.
+        done &= unsafe { libc::madvise(address.cast(), HUGE_PAGE, libc::MADV_COLLAPSE) } == 0;
+        if !done {
+            // Older kernels, or no huge page free: small ones serve as well, more slowly.
+            let error = std::io::Error::last_os_error();
+            tracing::debug!(%error, "cannot make huge pages of the table's memory");
+            break;
+        }
+    }
+    done
 }
 
 /// Removes the name at `path` if it names this very file.
@@ -257,11 +297,29 @@ mod tests {
         let table = TableFile::create(&path, 1 << 30, 0o640, None).expect("created");
         assert_eq!(blocks(&path), 0);
         assert_eq!(std::fs::metadata(&path).expect("metadata").mode() & 0o7777, 0o640);
-        table.backing(no_limits(), false).back(4096, 64 << 10).expect("backed");
+        table.backing(no_limits(), Pages::default()).back(4096, 64 << 10).expect("backed");
         assert_eq!(blocks(&path), 64 << 10);
         assert!(TableFile::create(&path, 4096, 0o600, None).is_err(), "the name is taken");
         table.unlink();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn huge_pages_change_no_byte_and_no_more_is_backed() {
+        let dir = shm();
+        let path = dir.path().join("t.table");
+        let table = TableFile::create(&path, 64 << 20, 0o600, None).expect("created");
+        let backing = table.backing(no_limits(), Pages { huge: true, prefault: false });
+        backing.back(4096, 16 << 20).expect("backed");
+        assert_eq!(blocks(&path), 16 << 20);
+        let file = std::fs::read(&path).expect("read");
+        assert!(file.iter().all(|&byte| byte == 0));
+        // SAFETY: inside of the mapping, backed, and nobody else's.
+        unsafe { table.base().as_ptr().add(5 << 20).write(9) };
+        backing.back(4096, 16 << 20).expect("backed again");
+        // SAFETY: as above.
+        assert_eq!(unsafe { table.base().as_ptr().add(5 << 20).read() }, 9);
+        assert_eq!(blocks(&path), 16 << 20);
     }
 
     #[test]
@@ -298,7 +356,7 @@ mod tests {
         let dir = shm();
         let path = dir.path().join("t.table");
         let table = TableFile::create(&path, 1 << 30, 0o600, None).expect("created");
-        let backing = table.backing(Cgroup::of_self(root.path()), true);
+        let backing = table.backing(Cgroup::of_self(root.path()), Pages::default());
         backing.back(0, 4 << 20).expect("fits");
         let error = backing.back(0, 5 << 20).expect_err("does not fit").to_string();
         assert!(error.contains("found 4MiB free, expected 5MiB"), "{error}");

@@ -5,6 +5,8 @@
 
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
 
+#[cfg(not(loom))]
+pub mod aligned_map;
 pub mod claim;
 pub mod doorbell;
 #[cfg(not(loom))]

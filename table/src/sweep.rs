@@ -38,6 +38,8 @@ const PER_REST_MS: u64 = 96;
 const PASSED_OVER: u32 = 512;
 /// Buckets between the one whose line is fetched and the one whose items are, and that one and the one being swept.
 const AHEAD: u64 = 3;
+/// Blocks moved in one step.
+const MOVED: usize = 8;
 /// Stands for no group.
 const NO_GROUP: u64 = u64::MAX;
 
@@ -134,12 +136,13 @@ impl Sweeping {
 }
 
 impl Writer<'_> {
-    /// Does some of what would otherwise wait: splits that are owed, and the sweep of at most `most_buckets` buckets. To be called between
+    /// Does some of what would otherwise wait: splits that are owed, room for what comes when memory is short, and the sweep of at most `most_buckets` buckets. To be called between
     /// batches and when idle; takes no lock that anybody waits for, but for the buckets' own.
     pub fn work_ahead(&mut self, most_buckets: u32) -> Ahead {
         let growing = self.owe_less();
+        let making_room = self.memory_ahead(MOVED);
         let ahead = self.sweep(most_buckets);
-        if growing { Ahead::More } else { ahead }
+        if growing || making_room { Ahead::More } else { ahead }
     }
 
     /// Sweeps at most so many buckets.
