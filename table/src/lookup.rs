@@ -1,6 +1,7 @@
 //! Looking keys up from a worker: optimistic reads of a bucket, and hints ahead of them.
 //!
-//! G1: an answer counts only if the bucket's version held throughout, or was taken under its lock.
+//! G1: an answer counts only if the bucket's version held throughout, or was taken under its lock; a miss only if the bucket was
+//! the hash's own after the version was read.
 //! Progress: after a bounded number of tries a lookup takes the lock, which only workers hold and only briefly.
 
 use crate::chain::{self, Found};
@@ -43,33 +44,36 @@ impl Writer<'_> {
     /// Looks a key up.
     #[inline]
     pub fn get(&self, key: &[u8], hash: u64) -> Option<ItemRef> {
-        let (bucket, tag) = (self.arena.bucket(self.bucket_of(hash)), tag_of(hash));
-        let version = self.arena.section.word(bucket);
-        if let Some(seen) = seqlock::read_begin(version) {
-            let found = chain::find(&self.arena, self.arena.heap_end, bucket, tag, key);
-            if seqlock::read_holds(version, seen) {
-                return self.refer(found);
-            }
+        match self.try_get(key, hash) {
+            Some(found) => self.refer(found),
+            None => self.get_contended(key, hash),
         }
-        self.get_contended(key, hash)
+    }
+
+    /// One try; none if a writer came between.
+    #[inline]
+    fn try_get(&self, key: &[u8], hash: u64) -> Option<Option<Found>> {
+        let index = self.bucket_of(hash);
+        let bucket = self.arena.bucket(index);
+        let version = self.arena.section.word(bucket);
+        let seen = seqlock::read_begin(version)?;
+        let found = chain::find(&self.arena, self.arena.heap_end, bucket, tag_of(hash), key);
+        // A split between the count and the version took the key elsewhere: who saw the version that it left sees its count.
+        let settled = found.is_some() || self.bucket_of(hash) == index;
+        (seqlock::read_holds(version, seen) && settled).then_some(found)
     }
 
     #[cold]
     fn get_contended(&self, key: &[u8], hash: u64) -> Option<ItemRef> {
-        let (bucket, tag) = (self.arena.bucket(self.bucket_of(hash)), tag_of(hash));
-        let version = self.arena.section.word(bucket);
         let backoff = seqlock::Backoff::new();
         for _ in 0..READ_TRIES {
-            if let Some(seen) = seqlock::read_begin(version) {
-                let found = chain::find(&self.arena, self.arena.heap_end, bucket, tag, key);
-                if seqlock::read_holds(version, seen) {
-                    return self.refer(found);
-                }
+            if let Some(found) = self.try_get(key, hash) {
+                return self.refer(found);
             }
             backoff.snooze();
         }
         let held = self.lock(hash);
-        let found = chain::find(&self.arena, self.arena.heap_end, held.bucket, tag, key);
+        let found = chain::find(&self.arena, self.arena.heap_end, held.bucket, tag_of(hash), key);
         self.unlock_unchanged(held);
         self.refer(found)
     }
