@@ -10,7 +10,7 @@
 
 use protocol::ClientTally;
 use std::sync::atomic::Ordering;
-use table::{ItemRef, Reader};
+use table::{Reader, Seen};
 
 use crate::client::{Client, Pending};
 use crate::error::Error;
@@ -60,16 +60,16 @@ impl From<table::Reread> for Reread {
     fn from(found: table::Reread) -> Self {
         match found {
             table::Reread::Unchanged => Self::Unchanged,
-            table::Reread::Changed(item) => Self::Changed { version: item.version },
+            table::Reread::Changed(item) => Self::Changed { version: item.version() },
             table::Reread::Gone => Self::Gone,
         }
     }
 }
 
-impl From<ItemRef> for Found {
+impl From<Seen> for Found {
     #[inline]
-    fn from(item: ItemRef) -> Self {
-        Self { len: item.value_len as usize, version: item.version }
+    fn from(item: Seen) -> Self {
+        Self { len: item.value_len(), version: item.version() }
     }
 }
 
@@ -155,7 +155,7 @@ impl Client {
             table.reader().get_batch(keys, &mut room, |number, answer, bytes| match answer {
                 Ok(Some(item)) => {
                     hits += 1;
-                    visit(number, Some((item.version, bytes)));
+                    visit(number, Some((item.version(), bytes)));
                 }
                 Ok(None) => {
                     misses += 1;

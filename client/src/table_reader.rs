@@ -114,7 +114,7 @@ impl TableReader {
         self.map.check()?;
         let mut failed = Ok(());
         self.map.reader().get_batch(keys, room, |number, answer, bytes| match answer {
-            Ok(item) => visit(number, item.map(|item| (item.version, bytes))),
+            Ok(item) => visit(number, item.map(|item| (item.version(), bytes))),
             Err(table::Busy) => failed = Err(Error::Busy),
         });
         failed

@@ -11,8 +11,8 @@
 //! Whatever does not match (replaced, deleted, moved by growth or evacuation) is looked up; an item that was moved keeps its
 //! version, and is "unchanged" all the same.
 
-use crate::outcome::{Busy, ItemRef};
-use crate::reader::{Hit, Reader, Slice, Target, Whole};
+use crate::outcome::Busy;
+use crate::reader::{Hit, Reader, Seen, Slice, Target, Whole};
 use crate::sync::Ordering::{Acquire, Relaxed};
 
 /// Where a key was when it was last read through this handle.
@@ -38,7 +38,7 @@ pub enum Reread {
     /// The key's item is the one that was read last.
     Unchanged,
     /// The key has another item than at the last reading, or an item for the first time.
-    Changed(ItemRef),
+    Changed(Seen),
     /// The key is absent.
     Gone,
 }
@@ -69,10 +69,10 @@ impl Handle {
             (self.slot, self.version) = (0, 0);
             return Reread::Gone;
         };
-        let (item, before) = (hit.refer(), self.version);
-        (self.item, self.word0, self.version) = (hit.item, hit.word0, item.version);
+        let (item, before) = (hit.seen(), self.version);
+        (self.item, self.word0, self.version) = (hit.item, hit.word0, item.version());
         (self.slot, self.word) = if reader.in_bucket_array(hit.slot) { (hit.slot, hit.word) } else { (0, 0) };
-        if before == item.version { Reread::Unchanged } else { Reread::Changed(item) }
+        if before == item.version() { Reread::Unchanged } else { Reread::Changed(item) }
     }
 }
 
@@ -113,7 +113,7 @@ impl Reader<'_> {
     }
 
     /// The answer where slot and item are what they were.
-    #[inline]
+    #[inline(always)]
     fn at_a_glance(&self, handle: &mut Handle) -> Option<Reread> {
         let section = &self.arena.section;
         if handle.slot == 0 || handle.region != self.uuid() {

@@ -121,7 +121,7 @@ pub use header::JoinError;
 #[cfg(not(loom))]
 pub use locks::{LockedBuckets, MAX_LOCKED, TooManyKeys};
 #[cfg(not(loom))]
-pub use reader::Reader;
+pub use reader::{Reader, Seen};
 #[cfg(not(loom))]
 pub use reader_batch::BATCH;
 #[cfg(not(loom))]

@@ -27,8 +27,7 @@ use crate::seqlock;
 use crate::server_half::{RegionState, TableStats, stats_of};
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Acquire, Relaxed};
-use crate::words::{BucketCount, ITEM_HEADER, ItemHeader, MAX_VALUE, is_link, matches, offset_of_slot, tag_of};
-use crate::writer::item_ref;
+use crate::words::{BucketCount, ITEM_HEADER, MAX_VALUE, is_link, matches, offset_of_slot, tag_of};
 use std::marker::PhantomData;
 use std::mem::offset_of;
 use std::ptr::NonNull;
@@ -73,6 +72,63 @@ pub(crate) struct Hit {
     pub(crate) word1: u64,
 }
 
+/// The item that a lookup has found, by its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    word0: u64,
+    word1: u64,
+}
+
+impl Seen {
+    /// Version of the item.
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.word0 >> 16
+    }
+
+    /// Length of the value in bytes.
+    #[inline]
+    pub fn value_len(&self) -> usize {
+        (self.word1 >> 3) as usize & MAX_VALUE as usize
+    }
+
+    /// When it expires, in milliseconds since the region's epoch; 0: never.
+    #[inline]
+    pub fn expiry(&self) -> u64 {
+        self.word1 >> 24
+    }
+
+    /// Type in the low five bits, flags in the high three.
+    #[inline]
+    pub fn type_and_flags(&self) -> u8 {
+        (self.word0 & 31) as u8 | ((self.word1 & 7) << 5) as u8
+    }
+}
+
+/// A lookup's answer in two words: an item's header, or, where the first says no version, 0 for absent and 1 for busy in the second.
+#[derive(Clone, Copy)]
+struct Answer(u64, u64);
+
+impl Answer {
+    #[inline(always)]
+    fn of(hit: Option<Hit>) -> Answer {
+        match hit {
+            Some(hit) if hit.word0 >> 16 != 0 => Answer(hit.word0, hit.word1),
+            // No honest writer links an item without a version.
+            _ => Answer(0, 0),
+        }
+    }
+
+    #[inline(always)]
+    fn open(self) -> Result<Option<Seen>, Busy> {
+        match self {
+            Answer(0, 0) => Ok(None),
+            Answer(0, _) => Err(Busy),
+            Answer(word0, word1) => Ok(Some(Seen { word0, word1 })),
+        }
+    }
+}
+
 /// Where a lookup puts the value.
 ///
 /// # Safety
@@ -87,7 +143,7 @@ pub(crate) struct Slice<'o>(pub(crate) &'o mut [u8]);
 
 // SAFETY: the slice's own bytes, at most as many as there are.
 unsafe impl Target for Slice<'_> {
-    #[inline]
+    #[inline(always)]
     fn place(&mut self, len: usize) -> (*mut u8, usize) {
         (self.0.as_mut_ptr(), len.min(self.0.len()))
     }
@@ -98,7 +154,7 @@ pub(crate) struct Whole<'o>(pub(crate) &'o mut Vec<u8>);
 
 // SAFETY: the vector's own spare capacity, reserved before.
 unsafe impl Target for Whole<'_> {
-    #[inline]
+    #[inline(always)]
     fn place(&mut self, len: usize) -> (*mut u8, usize) {
         self.0.clear();
         self.0.reserve(len);
@@ -155,36 +211,41 @@ impl Reader<'_> {
         self.clock = Clock::Fixed(ms);
     }
 
-    /// Looks a key up and copies the first bytes of its value into `out`, as many as fit: the item tells the value's whole length. None
+    /// Looks a key up and copies the first bytes of its value into `out`, as many as fit: the answer tells the value's whole length. None
     /// if the key is absent. What `out` holds after another answer than an item means nothing.
     ///
     /// # Errors
     /// [`Busy`] when writers came between every time.
-    #[inline]
-    pub fn get_to(&self, key: &[u8], hash: u64, out: &mut [u8]) -> Result<Option<ItemRef>, Busy> {
-        self.get(key, hash, &mut Slice(out))
+    #[inline(always)]
+    pub fn get_to(&self, key: &[u8], hash: u64, out: &mut [u8]) -> Result<Option<Seen>, Busy> {
+        self.look_up(key, hash, &mut Slice(out)).open()
     }
 
     /// Looks a key up and copies its value into `out`, replacing its contents; none if it is absent.
     ///
     /// # Errors
     /// [`Busy`] when writers came between every time.
-    #[inline]
-    pub fn get_into(&self, key: &[u8], hash: u64, out: &mut Vec<u8>) -> Result<Option<ItemRef>, Busy> {
-        let answer = self.get(key, hash, &mut Whole(out));
+    #[inline(always)]
+    pub fn get_into(&self, key: &[u8], hash: u64, out: &mut Vec<u8>) -> Result<Option<Seen>, Busy> {
+        let answer = self.look_up(key, hash, &mut Whole(out)).open();
         match answer {
             // SAFETY: the lookup reserved room for the whole value and filled it.
-            Ok(Some(item)) => unsafe { out.set_len(item.value_len as usize) },
+            Ok(Some(item)) => unsafe { out.set_len(item.value_len()) },
             _ => out.clear(),
         }
         answer
     }
 
+    /// The one place where single lookups happen. Its answer travels in two registers: handed over in memory it would be written in parts
+    /// and read as a whole, which makes a core wait for all that is under way, the next lookup's misses included.
     #[inline]
-    fn get(&self, key: &[u8], hash: u64, target: &mut impl Target) -> Result<Option<ItemRef>, Busy> {
+    fn look_up(&self, key: &[u8], hash: u64, target: &mut impl Target) -> Answer {
         match self.attempt(key, hash, target) {
-            Some(answer) => Ok(answer.map(|hit| hit.refer())),
-            None => self.get_contended(key, hash, target).map(|answer| answer.map(|hit| hit.refer())),
+            Some(hit) => Answer::of(hit),
+            None => match self.get_contended(key, hash, target) {
+                Ok(hit) => Answer::of(hit),
+                Err(Busy) => Answer(0, 1),
+            },
         }
     }
 
@@ -203,7 +264,7 @@ impl Reader<'_> {
     }
 
     /// One try; none if a writer came between.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn attempt(&self, key: &[u8], hash: u64, target: &mut impl Target) -> Option<Option<Hit>> {
         let count = self.arena.bucket_count();
         let (at, line) = self.bucket(count, hash)?;
@@ -222,7 +283,7 @@ impl Reader<'_> {
     }
 
     /// The line of a hash's bucket; none where the count leads beyond what is committed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn bucket(&self, count: BucketCount, hash: u64) -> Option<(u64, &LineWords)> {
         if count.level() > MAX_LEVEL {
             return None;
@@ -236,14 +297,14 @@ impl Reader<'_> {
     }
 
     /// Whether the key's bucket, looked for before, is its bucket still.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_still(&self, count: BucketCount, hash: u64) -> bool {
         let now = self.arena.bucket_count();
         now == count || (now.level() <= MAX_LEVEL && now.index(hash) == count.index(hash))
     }
 
     /// Walks the bucket's chain for a key.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, at: u64, line: &LineWords, tag: u64, key: &[u8]) -> Option<Hit> {
         let mut candidates = candidates(line, tag);
         while candidates != 0 {
@@ -281,7 +342,7 @@ impl Reader<'_> {
     }
 
     /// Whether a slot's word names an item of this key, all of it inside the committed heap.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn check(&self, slot: u64, word: u64, key: &[u8]) -> Option<Hit> {
         let item = offset_of_slot(word);
         if item < self.arena.heap_start || !self.reaches(item + ITEM_HEADER) {
@@ -296,7 +357,7 @@ impl Reader<'_> {
     }
 
     /// Copies the value of an item that `check` has let pass.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn copy(&self, hit: &Hit, key_len: usize, target: &mut impl Target) {
         let (to, len) = target.place(hit.value_len() as usize);
         // SAFETY: `check` saw the item inside the section, which `read` checks once more; the target keeps its promise.
@@ -304,7 +365,7 @@ impl Reader<'_> {
     }
 
     /// The item, unless it is dead.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn alive(&self, hit: Hit) -> Option<Hit> {
         // ORDER(version_floor): after `read_holds` and its fence: see the module's header.
         let dead = hit.word0 >> 16 < self.arena.version_floor() || (hit.word1 >> 24 != 0 && self.has_expired(hit.word1 >> 24));
@@ -325,7 +386,7 @@ impl Reader<'_> {
     }
 
     /// Whether the committed heap reaches so far.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reaches(&self, end: u64) -> bool {
         end <= self.heap_end.load(Relaxed) || self.reaches_now(end)
     }
@@ -403,24 +464,24 @@ impl Reader<'_> {
 }
 
 impl Hit {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn key_len(&self) -> usize {
         (self.word0 >> 5 & 0x7ff) as usize
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn value_len(&self) -> u32 {
         (self.word1 >> 3) as u32 & MAX_VALUE
     }
 
-    #[inline]
-    pub(crate) fn refer(&self) -> ItemRef {
-        item_ref(self.item, &ItemHeader::decode(self.word0, self.word1))
+    #[inline(always)]
+    pub(crate) fn seen(&self) -> Seen {
+        Seen { word0: self.word0, word1: self.word1 }
     }
 }
 
 /// The slots of a line whose tag matches, as bits of their places in the line: no branch depends on which it is.
-#[inline]
+#[inline(always)]
 pub(crate) fn candidates(line: &LineWords, tag: u64) -> u32 {
     let mut found = 0;
     for index in 1..=SLOTS as usize {

@@ -10,9 +10,9 @@
 //! E1: every key is answered for itself, as by a single lookup; a batch is no snapshot. E2: what the group's steps cannot settle (an
 //! overflow line, a writer in between, a tag that two keys share) is looked up by itself, with that lookup's bounds.
 
-use crate::outcome::{Busy, ItemRef};
+use crate::outcome::Busy;
 use crate::prefetch;
-use crate::reader::{Reader, Whole, candidates};
+use crate::reader::{Reader, Seen, Whole, candidates};
 use crate::seqlock;
 use crate::sync::Ordering::{Acquire, Relaxed};
 use crate::words::{BucketCount, ITEM_HEADER, is_link, offset_of_slot, tag_of};
@@ -43,7 +43,7 @@ impl Reader<'_> {
         &self,
         keys: &[K],
         room: &mut Vec<u8>,
-        mut visit: impl FnMut(usize, Result<Option<ItemRef>, Busy>, &[u8]),
+        mut visit: impl FnMut(usize, Result<Option<Seen>, Busy>, &[u8]),
     ) {
         for (number, group) in keys.chunks(BATCH).enumerate() {
             let mut glances = [NOTHING; BATCH];
@@ -62,7 +62,7 @@ impl Reader<'_> {
     }
 
     /// Hashes a key and fetches its bucket.
-    #[inline]
+    #[inline(always)]
     fn approach(&self, glance: &mut Glance, count: BucketCount, key: &[u8]) {
         glance.hash = self.hash(key);
         if let Some((bucket, _)) = self.bucket(count, glance.hash) {
@@ -72,7 +72,7 @@ impl Reader<'_> {
     }
 
     /// Reads the bucket's line and fetches the item that it names.
-    #[inline]
+    #[inline(always)]
     fn look(&self, glance: &mut Glance, key_len: usize) {
         let line = self.arena.section.line(glance.bucket);
         // ORDER(version): as in `seqlock::read_begin`; an odd one is looked at later.
@@ -91,17 +91,17 @@ impl Reader<'_> {
     }
 
     /// The answer for a key, its value in `room`.
-    #[inline]
-    fn settle(&self, glance: &Glance, count: BucketCount, key: &[u8], room: &mut Vec<u8>) -> Result<Option<ItemRef>, Busy> {
+    #[inline(always)]
+    fn settle(&self, glance: &Glance, count: BucketCount, key: &[u8], room: &mut Vec<u8>) -> Result<Option<Seen>, Busy> {
         let line = self.arena.section.line(glance.bucket);
         if glance.seen & 1 == 0 {
             if glance.word != 0 {
                 if let Some(hit) = self.check(glance.slot, glance.word, key) {
                     self.copy(&hit, key.len(), &mut Whole(room));
                     if seqlock::read_holds(&line.0[0], glance.seen) {
-                        let answer = self.alive(hit).map(|hit| hit.refer());
+                        let answer = self.alive(hit).map(|hit| hit.seen());
                         // SAFETY: the copy reserved and filled so many bytes.
-                        unsafe { room.set_len(answer.map_or(0, |item| item.value_len as usize)) };
+                        unsafe { room.set_len(answer.map_or(0, |item| item.value_len())) };
                         return Ok(answer);
                     }
                 }

@@ -37,13 +37,13 @@ impl Section {
         Section { base, len }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn contains(&self, at: u64, len: u64) -> bool {
         at <= self.len && len <= self.len - at
     }
 
     /// The word at an offset that is a multiple of 8.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn word(&self, at: u64) -> &AtomicU64 {
         assert!(at & 7 == 0 && self.contains(at, 8), "offset outside the section");
         // SAFETY: in bounds and aligned (the base is 64-aligned); all other accesses to shared words are atomic or racing copies.
@@ -51,7 +51,7 @@ impl Section {
     }
 
     /// The words of the line at an offset that is a multiple of 8, checked once.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn line(&self, at: u64) -> &LineWords {
         assert!(at & 7 == 0 && self.contains(at, 64), "line outside the section");
         // SAFETY: in bounds and aligned, and atomics may be shared with whoever writes.
@@ -59,7 +59,7 @@ impl Section {
     }
 
     /// The two words at an offset that is a multiple of 8.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pair(&self, at: u64) -> &[AtomicU64; 2] {
         assert!(at & 7 == 0 && self.contains(at, 16), "words outside the section");
         // SAFETY: as in `line`.
@@ -109,7 +109,7 @@ impl Section {
     }
 
     /// Whether the bytes at `at` (a multiple of 8) equal `bytes`; false when they would leave the section.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn equals(&self, at: u64, bytes: &[u8]) -> bool {
         let len = bytes.len();
         if at & 7 != 0 || !self.contains(at, (len as u64).next_multiple_of(8)) {

@@ -96,7 +96,7 @@ fn nobody_ever_reads_a_torn_or_foreign_value() {
                     let key = key(n);
                     match reader.get_into(&key, reader.hash(&key), &mut out) {
                         Ok(Some(item)) => {
-                            assert_eq!(item.value_len as usize, out.len());
+                            assert_eq!(item.value_len(), out.len());
                             assert_whole(n, &out);
                             reads.fetch_add(1, Relaxed);
                         }
