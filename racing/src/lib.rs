@@ -28,6 +28,82 @@ pub unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
     }
 }
 
+/// Copies like [`copy`], its first choice being a few bytes: code for those stands where it is called.
+///
+/// # Safety
+/// As [`copy`].
+#[inline(always)]
+pub unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if (8..=16).contains(&len) {
+        // SAFETY: the caller's promise, passed on; the two words cover `len` bytes.
+        return unsafe { x86_64::copy_two_words(src, dst, len) };
+    }
+    // SAFETY: the caller's promise, passed on.
+    unsafe { copy(src, dst, len) }
+}
+
+/// Whether the bytes at `shared`, which other processes may be writing, are the ones of `private`; read once each.
+///
+/// # Safety
+/// `shared` must be mapped for reads of as many bytes as `private` has.
+#[inline(always)]
+pub unsafe fn equal(shared: *const u8, private: &[u8]) -> bool {
+    let len = private.len();
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if len >= 16 {
+        let (theirs, mine, mut at) = (shared, private.as_ptr(), 0);
+        // SAFETY: every block lies within `len` bytes of both sides, the last one overlapping the one before.
+        unsafe {
+            while at + 16 < len {
+                if !x86_64::equal16(theirs.add(at), mine.add(at)) {
+                    return false;
+                }
+                at += 16;
+            }
+            return x86_64::equal16(theirs.add(len - 16), mine.add(len - 16));
+        }
+    } else if len >= 8 {
+        let (theirs, mine) = (shared, private.as_ptr());
+        // SAFETY: both words lie within `len` bytes of both sides.
+        return unsafe { x86_64::equal8(theirs, mine) && x86_64::equal8(theirs.add(len - 8), mine.add(len - 8)) };
+    }
+    let (mut room, mut at) = ([0u8; 64], 0);
+    while at < len {
+        let part = (len - at).min(room.len());
+        // SAFETY: the source is the caller's promise; the target is a local of at least `part` bytes.
+        unsafe { copy(shared.add(at), room.as_mut_ptr(), part) };
+        if room[..part] != private[at..at + part] {
+            return false;
+        }
+        at += part;
+    }
+    true
+}
+
+/// Which of the eight words of a line have the bits `high` in their upper halves, where `mask` is set: bit n stands for word n. The words
+/// may be written by others meanwhile; each is read once.
+///
+/// # Safety
+/// `line` must be mapped for reads of 64 bytes and a multiple of 16.
+#[inline(always)]
+pub unsafe fn high_halves_equal(line: *const u8, high: u32, mask: u32) -> u32 {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        x86_64::high_halves_equal(line, high, mask)
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    {
+        use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+        (0..8).fold(0, |found, index| {
+            // SAFETY: within the caller's 64 bytes and aligned; atomic access allows the race.
+            let word = unsafe { (*line.cast::<AtomicU64>().add(index)).load(Relaxed) };
+            found | u32::from((word >> 32) as u32 & mask == high) << index
+        })
+    }
+}
+
 /// Copies like [`copy`], but past the caches: for bytes that another core reads next, and this one does not need again. Where two cores
 /// are far apart, lines that one has written come over one by one; from memory the reader fetches them ahead.
 ///
@@ -77,6 +153,10 @@ unsafe fn bytes(src: *const u8, dst: *mut u8, len: usize) {
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod x86_64 {
     use std::arch::asm;
+    use std::arch::x86_64::{
+        __m128i, _mm_and_si128, _mm_castps_si128, _mm_castsi128_ps, _mm_cmpeq_epi8, _mm_cmpeq_epi32, _mm_loadu_si128,
+        _mm_movemask_epi8, _mm_movemask_ps, _mm_set1_epi32, _mm_shuffle_ps,
+    };
 
     macro_rules! mover {
         ($name:ident, $reg:ident, $value:ty, $load:literal, $store:literal) => {
@@ -97,6 +177,61 @@ mod x86_64 {
     mover!(move4, reg, u32, "mov {word:e}, [{src}]", "mov [{dst}], {word:e}");
     mover!(move2, reg, u16, "mov {word:x}, [{src}]", "mov [{dst}], {word:x}");
     mover!(move1, reg_byte, u8, "mov {word}, [{src}]", "mov [{dst}], {word}");
+
+    /// Moves 8 to 16 bytes as two words that overlap.
+    #[inline(always)]
+    pub(super) unsafe fn copy_two_words(src: *const u8, dst: *mut u8, len: usize) {
+        // SAFETY: both words lie within `len` bytes of both sides.
+        unsafe {
+            move8(src, dst);
+            move8(src.add(len - 8), dst.add(len - 8));
+        }
+    }
+
+    /// Reads 16 bytes that others may be writing.
+    #[inline(always)]
+    unsafe fn load16(src: *const u8) -> __m128i {
+        let words: __m128i;
+        // SAFETY: the caller promises that the place is mapped; the assembly touches nothing else.
+        unsafe {
+            asm!("movdqu {words}, [{src}]", words = out(xmm_reg) words, src = in(reg) src, options(nostack, preserves_flags, readonly));
+        }
+        words
+    }
+
+    /// Whether 16 shared bytes are 16 private ones.
+    #[inline(always)]
+    pub(super) unsafe fn equal16(shared: *const u8, private: *const u8) -> bool {
+        // SAFETY: the caller promises that both places are mapped.
+        unsafe { _mm_movemask_epi8(_mm_cmpeq_epi8(load16(shared), _mm_loadu_si128(private.cast()))) == 0xffff }
+    }
+
+    /// Whether 8 shared bytes are 8 private ones.
+    #[inline(always)]
+    pub(super) unsafe fn equal8(shared: *const u8, private: *const u8) -> bool {
+        let word: u64;
+        // SAFETY: the caller promises that both places are mapped; the assembly touches nothing else.
+        unsafe {
+            asm!("mov {word}, [{src}]", word = out(reg) word, src = in(reg) shared, options(nostack, preserves_flags, readonly));
+            word == private.cast::<u64>().read_unaligned()
+        }
+    }
+
+    /// See [`super::high_halves_equal`].
+    #[inline(always)]
+    pub(super) unsafe fn high_halves_equal(line: *const u8, high: u32, mask: u32) -> u32 {
+        // SAFETY: the four parts lie within the caller's 64 bytes.
+        unsafe {
+            let (wanted, mask) = (_mm_set1_epi32(high as i32), _mm_set1_epi32(mask as i32));
+            // The upper halves of four words side by side.
+            let four = |at: usize| {
+                let (two, more) = (_mm_castsi128_ps(load16(line.add(at))), _mm_castsi128_ps(load16(line.add(at + 16))));
+                let halves = _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(two, more));
+                _mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(_mm_and_si128(halves, mask), wanted))) as u32
+            };
+            four(0) | four(32) << 4
+        }
+    }
 
     /// Moves a cache line's worth: all loads before the stores, so that misses overlap.
     #[inline(always)]
@@ -179,13 +314,34 @@ mod tests {
         fn copies_every_length_at_every_alignment(data in proptest::collection::vec(any::<u8>(), 0..1500), from in 0usize..9, to in 0usize..9) {
             let mut source = vec![0xAA; from];
             source.extend_from_slice(&data);
-            for routine in [super::copy as unsafe fn(*const u8, *mut u8, usize), super::copy_streaming, super::bytes] {
+            for routine in [super::copy as unsafe fn(*const u8, *mut u8, usize), super::copy_streaming, super::copy_few, super::bytes] {
                 let mut target = vec![0x55u8; to + data.len() + 8];
                 // SAFETY: both ranges are inside the vectors.
                 unsafe { routine(source.as_ptr().add(from), target.as_mut_ptr().add(to), data.len()) };
                 prop_assert_eq!(&target[to..to + data.len()], &data[..]);
+                // SAFETY: as long as the data.
+                let same = unsafe { super::equal(target.as_ptr().add(to), &data) };
+                prop_assert!(same);
+                if let Some(wrong) = data.len().checked_sub(1).map(|last| from * 97 % (last + 1)) {
+                    let mut other = data.clone();
+                    other[wrong] ^= 1;
+                    // SAFETY: as long as the data.
+                    let same = unsafe { super::equal(target.as_ptr().add(to), &other) };
+                    prop_assert!(!same);
+                }
                 prop_assert!(target[..to].iter().chain(&target[to + data.len()..]).all(|byte| *byte == 0x55));
             }
+        }
+
+        #[test]
+        fn words_are_told_by_their_upper_halves(words in any::<[u64; 8]>(), which in 0usize..8, mask in any::<u32>()) {
+            #[repr(align(64))]
+            struct Line([u64; 8]);
+            let line = Line(words);
+            let high = (words[which] >> 32) as u32 & mask;
+            let expected = (0..8).filter(|index| (words[*index] >> 32) as u32 & mask == high).fold(0, |all, index| all | 1 << index);
+            // SAFETY: a whole line.
+            prop_assert_eq!(unsafe { super::high_halves_equal(line.0.as_ptr().cast(), high, mask) }, expected);
         }
     }
 }

@@ -12,8 +12,10 @@
 //! version, and is "unchanged" all the same.
 
 use crate::outcome::Busy;
-use crate::reader::{Hit, Reader, Seen, Slice, Target, Whole};
+use crate::reader::{Hit, Reader};
+use crate::seen::Seen;
 use crate::sync::Ordering::{Acquire, Relaxed};
+use crate::target::{Slice, Target, Whole};
 
 /// Where a key was when it was last read through this handle.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -72,6 +72,8 @@ mod runs;
 #[cfg(not(loom))]
 mod scan;
 mod section;
+#[cfg(not(loom))]
+mod seen;
 mod seqlock;
 #[cfg(not(loom))]
 mod server_half;
@@ -93,6 +95,8 @@ mod store;
 #[cfg(not(loom))]
 mod sweep;
 mod sync;
+#[cfg(not(loom))]
+mod target;
 #[cfg(all(test, not(loom)))]
 mod torn;
 #[cfg(all(test, not(loom)))]
@@ -121,7 +125,7 @@ pub use header::JoinError;
 #[cfg(not(loom))]
 pub use locks::{LockedBuckets, MAX_LOCKED, TooManyKeys};
 #[cfg(not(loom))]
-pub use reader::{Reader, Seen};
+pub use reader::Reader;
 #[cfg(not(loom))]
 pub use reader_batch::BATCH;
 #[cfg(not(loom))]
@@ -130,6 +134,8 @@ pub use recovery::Recovery;
 pub use reservation::Reservation;
 #[cfg(not(loom))]
 pub use scan::ItemView;
+#[cfg(not(loom))]
+pub use seen::Seen;
 #[cfg(not(loom))]
 pub use server_half::{RegionState, Table, TableError, TableStats};
 #[cfg(not(loom))]

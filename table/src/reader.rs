@@ -23,10 +23,12 @@ use crate::layout::{CHAIN_CAP, Header, LINE, Part, SLOTS, committed_word};
 use crate::outcome::{Busy, Changed, ItemRef};
 pub(crate) use crate::reference::{copy_item, copy_whole};
 use crate::section::{LineWords, Section};
+use crate::seen::{Answer, Seen};
 use crate::seqlock;
 use crate::server_half::{RegionState, TableStats, stats_of};
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Acquire, Relaxed};
+use crate::target::{Slice, Target, Whole};
 use crate::words::{BucketCount, ITEM_HEADER, MAX_VALUE, is_link, matches, offset_of_slot, tag_of};
 use std::marker::PhantomData;
 use std::mem::offset_of;
@@ -36,6 +38,8 @@ use std::ptr::NonNull;
 const TRIES: u32 = 64;
 /// Highest level of a bucket count that any file can hold.
 const MAX_LEVEL: u32 = 40;
+/// The bits of a tag in the upper half of a slot's word, and the chain bit, which must be clear.
+const TAG_HALF: u32 = 0xffff_fff0;
 
 /// A reader of a table, on a mapping that need not be writable.
 pub struct Reader<'a> {
@@ -47,7 +51,8 @@ pub struct Reader<'a> {
     /// Ends of the committed heap and of the committed buckets as last seen. Both only grow, so that an offset below is
     /// backed; one beyond makes the reader look again.
     heap_end: AtomicU64,
-    buckets_end: AtomicU64,
+    /// A bucket count whose buckets were all seen committed; growth only adds to them.
+    counted: AtomicU64,
     /// Tries that a writer made vain.
     retries: AtomicU64,
     mapping: PhantomData<&'a [u8]>,
@@ -72,96 +77,6 @@ pub(crate) struct Hit {
     pub(crate) word1: u64,
 }
 
-/// The item that a lookup has found, by its header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    word0: u64,
-    word1: u64,
-}
-
-impl Seen {
-    /// Version of the item.
-    #[inline]
-    pub fn version(&self) -> u64 {
-        self.word0 >> 16
-    }
-
-    /// Length of the value in bytes.
-    #[inline]
-    pub fn value_len(&self) -> usize {
-        (self.word1 >> 3) as usize & MAX_VALUE as usize
-    }
-
-    /// When it expires, in milliseconds since the region's epoch; 0: never.
-    #[inline]
-    pub fn expiry(&self) -> u64 {
-        self.word1 >> 24
-    }
-
-    /// Type in the low five bits, flags in the high three.
-    #[inline]
-    pub fn type_and_flags(&self) -> u8 {
-        (self.word0 & 31) as u8 | ((self.word1 & 7) << 5) as u8
-    }
-}
-
-/// A lookup's answer in two words: an item's header, or, where the first says no version, 0 for absent and 1 for busy in the second.
-#[derive(Clone, Copy)]
-struct Answer(u64, u64);
-
-impl Answer {
-    #[inline(always)]
-    fn of(hit: Option<Hit>) -> Answer {
-        match hit {
-            Some(hit) if hit.word0 >> 16 != 0 => Answer(hit.word0, hit.word1),
-            // No honest writer links an item without a version.
-            _ => Answer(0, 0),
-        }
-    }
-
-    #[inline(always)]
-    fn open(self) -> Result<Option<Seen>, Busy> {
-        match self {
-            Answer(0, 0) => Ok(None),
-            Answer(0, _) => Err(Busy),
-            Answer(word0, word1) => Ok(Some(Seen { word0, word1 })),
-        }
-    }
-}
-
-/// Where a lookup puts the value.
-///
-/// # Safety
-/// What `place` hands out must be writable for as many bytes as it says, which are at most `len`, and private to the caller.
-pub(crate) unsafe trait Target {
-    /// A place for a value of so many bytes, and how many of them are wanted.
-    fn place(&mut self, len: usize) -> (*mut u8, usize);
-}
-
-/// The value's first bytes, as many as fit.
-pub(crate) struct Slice<'o>(pub(crate) &'o mut [u8]);
-
-// SAFETY: the slice's own bytes, at most as many as there are.
-unsafe impl Target for Slice<'_> {
-    #[inline(always)]
-    fn place(&mut self, len: usize) -> (*mut u8, usize) {
-        (self.0.as_mut_ptr(), len.min(self.0.len()))
-    }
-}
-
-/// The whole value, over what the vector held.
-pub(crate) struct Whole<'o>(pub(crate) &'o mut Vec<u8>);
-
-// SAFETY: the vector's own spare capacity, reserved before.
-unsafe impl Target for Whole<'_> {
-    #[inline(always)]
-    fn place(&mut self, len: usize) -> (*mut u8, usize) {
-        self.0.clear();
-        self.0.reserve(len);
-        (self.0.as_mut_ptr(), len)
-    }
-}
-
 impl Clone for Reader<'_> {
     fn clone(&self) -> Self {
         let hint = |word: &AtomicU64| AtomicU64::new(word.load(Relaxed));
@@ -172,7 +87,7 @@ impl Clone for Reader<'_> {
             seed: self.seed,
             uuid: self.uuid,
             heap_end: hint(&self.heap_end),
-            buckets_end: hint(&self.buckets_end),
+            counted: hint(&self.counted),
             retries: AtomicU64::new(0),
             mapping: PhantomData,
         }
@@ -191,11 +106,13 @@ impl Reader<'_> {
         // SAFETY: passed on from the caller.
         let section = unsafe { Section::new(base, len) };
         let identity = header::read(&section, len)?;
+        // As many buckets as `header::read` saw committed, or fewer.
+        let level = identity.geometry.level;
         let arena = identity.geometry.arena(section);
         let epoch = arena.section.word(offset_of!(Header, epoch) as u64).load(Relaxed);
         Ok(Reader {
             heap_end: AtomicU64::new(arena.heap_start),
-            buckets_end: AtomicU64::new(arena.buckets),
+            counted: AtomicU64::new(BucketCount::new(level, 0).0),
             arena,
             hasher: Hasher::new(identity.seed),
             clock: Clock::Region(RegionClock::new(epoch)),
@@ -236,16 +153,37 @@ impl Reader<'_> {
         answer
     }
 
-    /// The one place where single lookups happen. Its answer travels in two registers: handed over in memory it would be written in parts
-    /// and read as a whole, which makes a core wait for all that is under way, the next lookup's misses included.
+    /// The one place where single lookups happen: straight to the first item whose tag matches, and whatever is not that simple goes the
+    /// long way. Few instructions are worth more here than anywhere: a core looks ahead over so many, and the more lookups it sees at once
+    /// the more of their misses it waits for together.
+    ///
+    /// The  answer travels in two registers: handed over in memory it would be written in parts and read as a whole, which makes a core wait
+    /// for all that is under way, the next lookup's misses included.
     #[inline]
     fn look_up(&self, key: &[u8], hash: u64, target: &mut impl Target) -> Answer {
-        match self.attempt(key, hash, target) {
-            Some(hit) => Answer::of(hit),
-            None => match self.get_contended(key, hash, target) {
-                Ok(hit) => Answer::of(hit),
-                Err(Busy) => Answer(0, 1),
-            },
+        let Some(bucket) = self.bucket(self.arena.bucket_count(), hash) else { return self.look_up_again(key, hash, target) };
+        let line = self.line(bucket);
+        // ORDER(version): as in `seqlock::read_begin`; an odd one fails below.
+        let seen = line.0[0].load(Acquire);
+        let candidates = self.candidates(bucket, tag_of(hash));
+        if candidates != 0 && seen & 1 == 0 {
+            let index = candidates.trailing_zeros() as usize & 7;
+            if let Some(hit) = self.check(bucket + 8 * index as u64, line.0[index].load(Relaxed), key) {
+                self.copy(&hit, key.len(), target);
+                if seqlock::read_holds(&line.0[0], seen) {
+                    return Answer::of(self.alive(hit));
+                }
+            }
+        }
+        self.look_up_again(key, hash, target)
+    }
+
+    /// The long way: any number of candidates, overflow lines, absence, writers in between.
+    #[inline(never)]
+    fn look_up_again(&self, key: &[u8], hash: u64, target: &mut impl Target) -> Answer {
+        match self.attempt(key, hash, target).map_or_else(|| self.get_contended(key, hash, target), Ok) {
+            Ok(hit) => Answer::of(hit),
+            Err(Busy) => Answer(0, 1),
         }
     }
 
@@ -264,16 +202,17 @@ impl Reader<'_> {
     }
 
     /// One try; none if a writer came between.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn attempt(&self, key: &[u8], hash: u64, target: &mut impl Target) -> Option<Option<Hit>> {
         let count = self.arena.bucket_count();
-        let (at, line) = self.bucket(count, hash)?;
-        let seen = seqlock::read_begin(&line.0[0])?;
-        let Some(hit) = self.find(at, line, tag_of(hash), key) else {
-            return (seqlock::read_holds(&line.0[0], seen) && self.is_still(count, hash)).then_some(None);
+        let bucket = self.bucket(count, hash)?;
+        let version = &self.line(bucket).0[0];
+        let seen = seqlock::read_begin(version)?;
+        let Some(hit) = self.find(bucket, tag_of(hash), key) else {
+            return (seqlock::read_holds(version, seen) && self.is_still(count, hash)).then_some(None);
         };
         self.copy(&hit, key.len(), target);
-        seqlock::read_holds(&line.0[0], seen).then(|| self.alive(hit))
+        seqlock::read_holds(version, seen).then(|| self.alive(hit))
     }
 
     /// Whether a slot stands in a bucket's own line.
@@ -282,34 +221,61 @@ impl Reader<'_> {
         slot < self.arena.heap_start
     }
 
-    /// The line of a hash's bucket; none where the count leads beyond what is committed.
+    /// Offset of a hash's bucket; none where the count leads beyond what is committed.
     #[inline(always)]
-    pub(crate) fn bucket(&self, count: BucketCount, hash: u64) -> Option<(u64, &LineWords)> {
-        if count.level() > MAX_LEVEL {
+    pub(crate) fn bucket(&self, count: BucketCount, hash: u64) -> Option<u64> {
+        if count.0 != self.counted.load(Relaxed) && !self.count_anew(count) {
             return None;
         }
-        let index = count.index(hash);
-        let at = self.arena.buckets.wrapping_add(index.wrapping_mul(LINE));
-        if index >= self.arena.max_buckets || at + LINE > self.buckets_end.load(Relaxed) && !self.reaches_bucket(at + LINE) {
-            return None;
+        Some(self.arena.bucket(count.index(hash)))
+    }
+
+    /// Whether all buckets of this count are committed; if so it is remembered.
+    #[cold]
+    fn count_anew(&self, count: BucketCount) -> bool {
+        // ORDER(committed): Acquire pairs with the Release in `Store`: what lies below is backed.
+        let committed = self.arena.section.word(committed_word(Part::Buckets)).load(Acquire) / LINE;
+        let good = count.level() <= MAX_LEVEL && count.buckets() <= committed.min(self.arena.max_buckets);
+        if good {
+            self.counted.store(count.0, Relaxed);
         }
-        Some((at, self.arena.section.line(at)))
+        good
+    }
+
+    /// The line of a bucket that [`Reader::bucket`] has found.
+    #[inline(always)]
+    pub(crate) fn line(&self, bucket: u64) -> &LineWords {
+        debug_assert!(bucket >= self.arena.buckets && bucket < self.arena.heap_start);
+        // SAFETY: a bucket below the committed ones is in its part, which `header::read` saw inside the mapping; lines are aligned.
+        unsafe { self.arena.section.line_within(bucket) }
+    }
+
+    /// The slots of a bucket's line whose tag matches, as bits of their places in the line: no branch depends on which it is. The word of
+    /// each is read again by whoever goes on with it.
+    #[inline(always)]
+    pub(crate) fn candidates(&self, bucket: u64, tag: u64) -> u32 {
+        let line: *const LineWords = self.line(bucket);
+        // SAFETY: a line within the mapping, aligned to 64 bytes as the base is.
+        let found = unsafe { racing::high_halves_equal(line.cast(), (tag >> 32) as u32, TAG_HALF) };
+        // The first word is the version.
+        found & !1
     }
 
     /// Whether the key's bucket, looked for before, is its bucket still.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn is_still(&self, count: BucketCount, hash: u64) -> bool {
         let now = self.arena.bucket_count();
         now == count || (now.level() <= MAX_LEVEL && now.index(hash) == count.index(hash))
     }
 
-    /// Walks the bucket's chain for a key.
-    #[inline(always)]
-    pub(crate) fn find(&self, at: u64, line: &LineWords, tag: u64, key: &[u8]) -> Option<Hit> {
-        let mut candidates = candidates(line, tag);
+    /// Walks a bucket's chain for a key.
+    #[inline]
+    fn find(&self, bucket: u64, tag: u64, key: &[u8]) -> Option<Hit> {
+        let line = self.line(bucket);
+        let mut candidates = self.candidates(bucket, tag);
         while candidates != 0 {
-            let index = candidates.trailing_zeros() as usize;
-            if let Some(hit) = self.check(at + 8 * index as u64, line.0[index & 7].load(Relaxed), key) {
+            let index = candidates.trailing_zeros() as usize & 7;
+            if let Some(hit) = self.check(bucket + 8 * index as u64, line.0[index].load(Relaxed), key) {
                 return Some(hit);
             }
             candidates &= candidates - 1;
@@ -345,23 +311,25 @@ impl Reader<'_> {
     #[inline(always)]
     pub(crate) fn check(&self, slot: u64, word: u64, key: &[u8]) -> Option<Hit> {
         let item = offset_of_slot(word);
-        if item < self.arena.heap_start || !self.reaches(item + ITEM_HEADER) {
+        if item < self.arena.heap_start || !self.reaches(item + ITEM_HEADER + key.len() as u64) {
             return None;
         }
-        let [word0, word1] = self.arena.section.pair(item);
+        // SAFETY: header and key lie between the heap's start and its committed end, which `header::read` saw inside the mapping.
+        let ([word0, word1], theirs) =
+            unsafe { (self.arena.section.pair_within(item), self.arena.section.within(item + ITEM_HEADER)) };
         let hit = Hit { slot, word, item, word0: word0.load(Relaxed), word1: word1.load(Relaxed) };
-        if hit.key_len() != key.len() || !self.reaches(item + ITEM_HEADER + key.len() as u64 + u64::from(hit.value_len())) {
-            return None;
-        }
-        self.arena.section.equals(item + ITEM_HEADER, key).then_some(hit)
+        // SAFETY: as above.
+        let same = hit.key_len() == key.len() && unsafe { racing::equal(theirs, key) };
+        (same && self.reaches(item + ITEM_HEADER + key.len() as u64 + u64::from(hit.value_len()))).then_some(hit)
     }
 
     /// Copies the value of an item that `check` has let pass.
     #[inline(always)]
     pub(crate) fn copy(&self, hit: &Hit, key_len: usize, target: &mut impl Target) {
         let (to, len) = target.place(hit.value_len() as usize);
-        // SAFETY: `check` saw the item inside the section, which `read` checks once more; the target keeps its promise.
-        unsafe { self.arena.section.read(hit.item + ITEM_HEADER + key_len as u64, to, len) };
+        debug_assert!(len <= hit.value_len() as usize);
+        // SAFETY: `check` saw the whole item inside the committed heap; the target keeps its promise.
+        unsafe { racing::copy_few(self.arena.section.within(hit.item + ITEM_HEADER + key_len as u64), to, len) };
     }
 
     /// The item, unless it is dead.
@@ -403,15 +371,6 @@ impl Reader<'_> {
         let end = self.arena.heap_start + committed.min(self.arena.heap_end - self.arena.heap_start);
         self.heap_end.store(end, Relaxed);
         end
-    }
-
-    #[cold]
-    fn reaches_bucket(&self, end: u64) -> bool {
-        // ORDER(committed): Acquire pairs with the Release in `Store`: what lies below is backed.
-        let committed = self.arena.section.word(committed_word(Part::Buckets)).load(Acquire);
-        let committed = self.arena.buckets + committed.min(self.arena.max_buckets * LINE);
-        self.buckets_end.store(committed, Relaxed);
-        end <= committed
     }
 
     /// Replaces the contents of `out` with the value that the server referred to.
@@ -478,14 +437,4 @@ impl Hit {
     pub(crate) fn seen(&self) -> Seen {
         Seen { word0: self.word0, word1: self.word1 }
     }
-}
-
-/// The slots of a line whose tag matches, as bits of their places in the line: no branch depends on which it is.
-#[inline(always)]
-pub(crate) fn candidates(line: &LineWords, tag: u64) -> u32 {
-    let mut found = 0;
-    for index in 1..=SLOTS as usize {
-        found |= u32::from(matches(line.0[index].load(Relaxed), tag)) << index;
-    }
-    found
 }

@@ -12,9 +12,11 @@
 
 use crate::outcome::Busy;
 use crate::prefetch;
-use crate::reader::{Reader, Seen, Whole, candidates};
+use crate::reader::Reader;
+use crate::seen::Seen;
 use crate::seqlock;
 use crate::sync::Ordering::{Acquire, Relaxed};
+use crate::target::Whole;
 use crate::words::{BucketCount, ITEM_HEADER, is_link, offset_of_slot, tag_of};
 
 /// Keys that are looked up side by side: about as many lines as a core fetches at once.
@@ -65,7 +67,7 @@ impl Reader<'_> {
     #[inline(always)]
     fn approach(&self, glance: &mut Glance, count: BucketCount, key: &[u8]) {
         glance.hash = self.hash(key);
-        if let Some((bucket, _)) = self.bucket(count, glance.hash) {
+        if let Some(bucket) = self.bucket(count, glance.hash) {
             glance.bucket = bucket;
             prefetch::for_read(self.arena.section.hint(bucket));
         }
@@ -74,10 +76,13 @@ impl Reader<'_> {
     /// Reads the bucket's line and fetches the item that it names.
     #[inline(always)]
     fn look(&self, glance: &mut Glance, key_len: usize) {
-        let line = self.arena.section.line(glance.bucket);
+        if glance.bucket == 0 {
+            return;
+        }
+        let line = self.line(glance.bucket);
         // ORDER(version): as in `seqlock::read_begin`; an odd one is looked at later.
-        glance.seen = line.0[0].load(Acquire) | u64::from(glance.bucket == 0);
-        let candidates = candidates(line, tag_of(glance.hash));
+        glance.seen = line.0[0].load(Acquire);
+        let candidates = self.candidates(glance.bucket, tag_of(glance.hash));
         if candidates == 0 {
             return;
         }
@@ -93,8 +98,9 @@ impl Reader<'_> {
     /// The answer for a key, its value in `room`.
     #[inline(always)]
     fn settle(&self, glance: &Glance, count: BucketCount, key: &[u8], room: &mut Vec<u8>) -> Result<Option<Seen>, Busy> {
-        let line = self.arena.section.line(glance.bucket);
+        // Without a bucket `seen` is odd.
         if glance.seen & 1 == 0 {
+            let line = self.line(glance.bucket);
             if glance.word != 0 {
                 if let Some(hit) = self.check(glance.slot, glance.word, key) {
                     self.copy(&hit, key.len(), &mut Whole(room));

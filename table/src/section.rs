@@ -66,6 +66,39 @@ impl Section {
         unsafe { &*self.base.as_ptr().add(at as usize).cast::<[AtomicU64; 2]>() }
     }
 
+    /// The address of an offset.
+    ///
+    /// # Safety
+    /// The offset must lie inside the section.
+    #[inline(always)]
+    pub(crate) unsafe fn within(&self, at: u64) -> *const u8 {
+        debug_assert!(at <= self.len);
+        // SAFETY: passed on from the caller.
+        unsafe { self.base.as_ptr().add(at as usize) }
+    }
+
+    /// The words of a line, unchecked.
+    ///
+    /// # Safety
+    /// The line must lie inside the section, at a multiple of 8.
+    #[inline(always)]
+    pub(crate) unsafe fn line_within(&self, at: u64) -> &LineWords {
+        debug_assert!(at & 7 == 0 && self.contains(at, 64));
+        // SAFETY: passed on from the caller; atomics may be shared with whoever writes.
+        unsafe { &*self.within(at).cast::<LineWords>() }
+    }
+
+    /// Two words, unchecked.
+    ///
+    /// # Safety
+    /// They must lie inside the section, at a multiple of 8.
+    #[inline(always)]
+    pub(crate) unsafe fn pair_within(&self, at: u64) -> &[AtomicU64; 2] {
+        debug_assert!(at & 7 == 0 && self.contains(at, 16));
+        // SAFETY: passed on from the caller; atomics may be shared with whoever writes.
+        unsafe { &*self.within(at).cast::<[AtomicU64; 2]>() }
+    }
+
     /// The address of a range; panics when it leaves the section.
     #[inline]
     pub(crate) fn pointer(&self, at: u64, len: u64) -> NonNull<u8> {
