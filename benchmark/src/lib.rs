@@ -4,11 +4,12 @@
 //! and stops by itself. What they share is here; `METHODOLOGY.md` says how to read the figures and what they do not say.
 //!
 //! ```text
-//! bin/bench-*  ─▶ cli ─▶ roundtrip | throughput | stall | values | idle | direct   (one benchmark each)
+//! bin/bench-*  ─▶ cli ─▶ roundtrip | throughput | stall | values | idle | direct | table_bench | expiry   (one each)
 //!                          │                │
 //!                          │                └─▶ client_process ─▶ load, redis_peer   (in processes of their own)
 //!                          │                      board (shared page), ledger (what replies must say), keys, mix
-//!                          └─▶ server_process, pingpong, hiccup, clock, latency, spread
+//!                          ├─▶ server_process, pingpong, hiccup, clock, latency, spread
+//!                          └─▶ ours (the table in this process), peers (maps of other crates)
 //! bin/bench-suite ─▶ suite: hyperfine scenarios, the binaries above, environment, generated report
 //! ```
 

@@ -29,6 +29,8 @@ const WINDOW: usize = 512;
 const CHUNK: u32 = 4096;
 /// The part of the keys by which the rate is found.
 const PROBE: u32 = 50;
+/// How much longer than expected filling may take, attempt by attempt.
+const SPARE: [f64; 3] = [1.4, 3.0, 8.0];
 /// Least time between the last key and the deadline.
 const CALM: Duration = Duration::from_millis(1500);
 /// How long the server may take to be rid of everything.
@@ -65,8 +67,22 @@ pub(crate) struct Storm {
     pub(crate) errors: u64,
 }
 
-/// Fills a server with keys that expire together, and watches them go in some company.
+/// Fills a server with keys that expire together, and watches them go in some company. Where filling takes so long that no calm while
+/// is left, it begins anew with a later deadline.
 pub(crate) fn watch(keys: u32, company: Company, clock: &Clock) -> Result<Storm, Error> {
+    for spare in SPARE {
+        if let Some(storm) = attempt(keys, company, clock, spare)? {
+            return Ok(storm);
+        }
+    }
+    Error::failed(format!(
+        "filling the server: found less than {:?} left until the deadline, {} times; the machine is too busy, try again later",
+        CALM / 2,
+        SPARE.len()
+    ))
+}
+
+fn attempt(keys: u32, company: Company, clock: &Clock, spare: f64) -> Result<Option<Storm>, Error> {
     let buckets = Some((u64::from(keys) / 4).max(1));
     let server = ServerProcess::start(&ServerShape { buckets, ..ServerShape::default() })?;
     let options = load::options(server.name(), Wait::Adaptive);
@@ -74,23 +90,21 @@ pub(crate) fn watch(keys: u32, company: Company, clock: &Clock) -> Result<Storm,
     let monitor = Monitor::open(&options).map_err(Error::table("watching the server"))?;
     let loaded = if company == Company::Load { Some(Clients::start(&tasks(server.name()))?) } else { None };
     let mut filling = Filling { range: KeyRange::new(OWNER), keys, errors: 0, latest: Duration::ZERO };
-    let deadline = filling.fill(&mut client)?;
-    let mut watching = Watching::new(monitor, keys, deadline)?;
-    match company {
-        Company::Nobody => while !watching.is_over()? {},
-        Company::Calls => watching.calls(&mut client, &mut filling, clock)?,
-        Company::Load => {
-            loaded.as_ref().inspect(|clients| clients.go());
-            while !watching.is_over()? {}
+    let deadline = filling.fill(&mut client, spare)?;
+    let mut storm = None;
+    if let Some(deadline) = deadline {
+        let mut watching = Watching::new(monitor, keys, deadline)?;
+        loaded.as_ref().inspect(|clients| clients.go());
+        match company {
+            Company::Calls => watching.calls(&mut client, &mut filling, clock)?,
+            Company::Nobody | Company::Load => while !watching.is_over()? {},
         }
+        storm = Some(watching.end(filling.errors));
     }
-    let errors = filling.errors + loaded.map_or(Ok(0), Clients::finish)?;
+    let errors = loaded.map_or(Ok(0), Clients::finish)?;
     drop(client);
-    let Watching { calm, storm, lag_seconds_max, monitor, .. } = watching;
-    drop(monitor);
     server.stop()?;
-    let seconds_to_empty = watching.over.unwrap_or(deadline).saturating_duration_since(deadline).as_secs_f64();
-    Ok(Storm { seconds_to_empty, lag_seconds_max, calm, storm, errors })
+    Ok(storm.map(|storm| Storm { errors: storm.errors + errors, ..storm }))
 }
 
 /// The keys that are to expire.
@@ -103,28 +117,31 @@ struct Filling {
 }
 
 impl Filling {
-    /// Inserts all keys with one deadline, which it returns: so late that all are in by then, and a calm while is left.
-    fn fill(&mut self, client: &mut Client) -> Result<Instant, Error> {
+    /// Inserts all keys with one deadline, which it returns: so late that all are in by then, and a calm while is left. None where it
+    /// took longer.
+    fn fill(&mut self, client: &mut Client, spare: f64) -> Result<Option<Instant>, Error> {
         let probe = (self.keys / PROBE).clamp(1, self.keys);
         let begin = Instant::now();
-        self.insert(client, 0..probe, 0, begin + PATIENCE + PATIENCE)?;
+        self.insert(client, 0..probe, 0, begin + PATIENCE)?;
         self.latest = Duration::ZERO;
         let expected = begin.elapsed() * self.keys / probe;
-        let deadline = Instant::now() + expected.mul_f64(1.5) + CALM;
-        self.insert(client, 0..self.keys, probe, deadline)?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left < CALM / 2 {
-            return Error::failed(format!(
-                "filling the server: found {left:?} left until the deadline against {:?}; the machine was busy, try again",
-                CALM / 2
-            ));
+        let deadline = Instant::now() + expected.mul_f64(spare) + CALM;
+        if !self.insert(client, 0..self.keys, probe, deadline)? {
+            return Ok(None);
         }
         self.errors += u64::from(self.sample()) - self.there(client)?;
-        Ok(deadline)
+        Ok(Some(deadline))
     }
 
-    /// Inserts keys that are gone after `deadline`; of those, the ones below `present` are there already.
-    fn insert(&mut self, client: &mut Client, keys: std::ops::Range<u32>, present: u32, deadline: Instant) -> Result<(), Error> {
+    /// Inserts keys that are gone after `deadline`; of those, the ones below `present` are there already. False when it took so long
+    /// that not enough time is left.
+    fn insert(
+        &mut self,
+        client: &mut Client,
+        keys: std::ops::Range<u32>,
+        present: u32,
+        deadline: Instant,
+    ) -> Result<bool, Error> {
         let mut pipeline = client.pipeline(WINDOW);
         for first in keys.clone().step_by(CHUNK as usize) {
             let begin = Instant::now();
@@ -144,8 +161,11 @@ impl Filling {
             self.errors += wrong;
             // Times to live are whole milliseconds, rounded up.
             self.latest = self.latest.max(begin.elapsed() + Duration::from_millis(2));
+            if deadline.saturating_duration_since(Instant::now()) < CALM / 2 {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn sample(&self) -> u32 {
@@ -180,6 +200,13 @@ impl Watching {
     fn new(monitor: Monitor, keys: u32, deadline: Instant) -> Result<Self, Error> {
         let (looked, calm, storm) = (Instant::now(), Latencies::new()?, Latencies::new()?);
         Ok(Self { monitor, keys, deadline, looked, over: None, lag_seconds_max: 0.0, calm, storm })
+    }
+
+    /// What was seen, with the wrong replies of others.
+    fn end(self, errors: u64) -> Storm {
+        let Self { deadline, over, lag_seconds_max, calm, storm, .. } = self;
+        let seconds_to_empty = over.unwrap_or(deadline).saturating_duration_since(deadline).as_secs_f64();
+        Storm { seconds_to_empty, lag_seconds_max, calm, storm, errors }
     }
 
     /// Waits for the next look; whether everything is gone.
