@@ -45,7 +45,14 @@ impl Sweeps {
 
     /// Bytes that the table took beyond those of its first round: what expired did not come back so far.
     pub(crate) fn memory_growth(&self) -> u64 {
-        self.table.private().table().stats().memory_used_bytes.saturating_sub(self.used)
+        self.memory().saturating_sub(self.used)
+    }
+
+    /// Committed bytes, once as much is committed ahead as there is to be.
+    fn memory(&self) -> u64 {
+        let table = self.table.private().table();
+        while table.commit_ahead() {}
+        table.stats().memory_used_bytes
     }
 
     /// Fills the table, lets everything expire and sweeps; adds the time of each step.
@@ -53,7 +60,7 @@ impl Sweeps {
         let (deadline, before) = (DEADLINE + u64::from(round) * 1_000_000, self.expired());
         let mut errors = self.table.private().while_committing(|| self.fill(deadline));
         if self.used == 0 {
-            self.used = self.table.private().table().stats().memory_used_bytes;
+            self.used = self.memory();
         }
         let mut map = self.table.handle();
         map.0.set_now(deadline - 1);
