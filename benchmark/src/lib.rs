@@ -4,7 +4,7 @@
 //! and stops by itself. What they share is here; `METHODOLOGY.md` says how to read the figures and what they do not say.
 //!
 //! ```text
-//! bin/bench-*  ─▶ cli ─▶ roundtrip | throughput | stall | values | idle | direct | table_bench | expiry   (one each)
+//! bin/bench-*  ─▶ cli ─▶ roundtrip | throughput | stall | values | idle | direct | table_bench | expiry | evict   (one each)
 //!                          │                │
 //!                          │                └─▶ client_process ─▶ load, redis_peer   (in processes of their own)
 //!                          │                      board (shared page), ledger (what replies must say), keys, mix
@@ -23,6 +23,7 @@ pub mod direct;
 pub mod direct_load;
 pub mod direct_peers;
 mod error;
+pub mod evict;
 pub mod exclusive;
 pub mod expiry;
 pub mod hiccup;

@@ -33,6 +33,8 @@ pub struct ServerShape {
     pub clients: Option<u32>,
     /// CPUs that it may use; all where none.
     pub cpus: Option<String>,
+    /// Further flags, as the server takes them.
+    pub flags: Vec<String>,
 }
 
 /// A running server.
@@ -73,6 +75,11 @@ impl ServerProcess {
     /// Shards of its region.
     pub fn shards(&self) -> u32 {
         self.shards
+    }
+
+    /// Its table's file.
+    pub fn table_path(&self) -> PathBuf {
+        Path::new(DIR).join(&self.name).with_extension("table")
     }
 
     /// Its process id.
@@ -167,6 +174,7 @@ fn arguments(shape: &ServerShape, name: &str) -> Vec<String> {
     push("--wait", shape.wait.map(|wait| wait.to_string()));
     push("--clients", shape.clients.map(|clients| clients.to_string()));
     push("--cpus", shape.cpus.clone());
+    arguments.extend(shape.flags.iter().cloned());
     arguments
 }
 
@@ -233,8 +241,10 @@ mod tests {
             wait: Some(Wait::Spin),
             clients: Some(300),
             cpus: Some("0".into()),
+            flags: vec!["--evict".into()],
         };
-        assert_eq!(arguments(&shape, "a")[4..], ["-n", "2", "-s", "10", "--wait", "spin", "--clients", "300", "--cpus", "0"]);
+        let expected = ["-n", "2", "-s", "10", "--wait", "spin", "--clients", "300", "--cpus", "0", "--evict"];
+        assert_eq!(arguments(&shape, "a")[4..], expected);
     }
 
     #[test]

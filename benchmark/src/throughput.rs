@@ -211,7 +211,7 @@ fn server_shape(arguments: &Arguments) -> ServerShape {
         buckets: arguments.buckets.or((wanted > 65_536).then_some(wanted)),
         wait: Some(arguments.wait),
         clients: (arguments.clients > 250).then_some(arguments.clients + 8),
-        cpus: None,
+        ..ServerShape::default()
     }
 }
 

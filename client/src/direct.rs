@@ -92,11 +92,12 @@ impl Client {
     /// As [`Client::get_direct`].
     #[inline]
     pub fn get_direct_vec(&mut self, key: &[u8], out: &mut Vec<u8>) -> Result<Option<Found>, Error> {
-        if let Some(reader) = self.direct_reader(key)?
-            && let Ok(item) = reader.get_into(key, reader.hash(key), out)
-        {
-            self.tally(item.is_some());
-            return Ok(item.map(Found::from));
+        if let Some(reader) = self.direct_reader(key)? {
+            let hash = reader.hash(key);
+            if let Ok(item) = reader.get_into(key, hash, out) {
+                self.note(item.is_some(), hash);
+                return Ok(item.map(Found::from));
+            }
         }
         self.ask(key, out)
     }
@@ -108,11 +109,12 @@ impl Client {
     /// As [`Client::get_direct`].
     #[inline]
     pub fn get_direct_into(&mut self, key: &[u8], out: &mut [u8]) -> Result<Option<Found>, Error> {
-        if let Some(reader) = self.direct_reader(key)?
-            && let Ok(item) = reader.get_to(key, reader.hash(key), out)
-        {
-            self.tally(item.is_some());
-            return Ok(item.map(Found::from));
+        if let Some(reader) = self.direct_reader(key)? {
+            let hash = reader.hash(key);
+            if let Ok(item) = reader.get_to(key, hash, out) {
+                self.note(item.is_some(), hash);
+                return Ok(item.map(Found::from));
+            }
         }
         let mut value = std::mem::take(&mut self.scratch);
         let found = self.ask(key, &mut value);
@@ -152,9 +154,14 @@ impl Client {
         let mut left = Vec::new();
         let (mut hits, mut misses) = (0, 0);
         if let Some(table) = &self.table {
-            table.reader().get_batch(keys, &mut room, |number, answer, bytes| match answer {
+            let (reader, port) = (table.reader(), &mut self.port);
+            let hinted = port.wants_hints();
+            reader.get_batch(keys, &mut room, |number, answer, bytes| match answer {
                 Ok(Some(item)) => {
                     hits += 1;
+                    if hinted {
+                        port.hint(reader.hash(keys[number].as_ref()));
+                    }
                     visit(number, Some((item.version(), bytes)));
                 }
                 Ok(None) => {
@@ -206,7 +213,7 @@ impl Client {
         if let Some(table) = &self.table
             && let Ok(found) = table.reader().reread(&mut handle.0, out)
         {
-            self.tally(found != table::Reread::Gone);
+            self.note(found != table::Reread::Gone, handle.0.hash());
             return Ok(found.into());
         }
         let found = self.ask(handle.key(), out)?;
@@ -276,10 +283,13 @@ impl Client {
         Ok(version.map(|version| Found { len: out.len(), version }))
     }
 
-    /// Counts one direct read (R3).
+    /// Counts one direct read (R3), and tells a server that evicts of one that found its key.
     #[inline]
-    fn tally(&self, hit: bool) {
+    fn note(&mut self, hit: bool, hash: u64) {
         self.count(u64::from(hit), u64::from(!hit));
+        if hit {
+            self.port.hint(hash);
+        }
     }
 
     #[inline]

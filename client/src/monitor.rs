@@ -134,6 +134,7 @@ impl Monitor {
                 Counter::Items if table.is_some() => table.map_or(0, |table| table.items),
                 Counter::Buckets if table.is_some() => table.map_or(0, |table| table.buckets),
                 Counter::MemoryUsedBytes if table.is_some() => table.map_or(0, |table| table.memory_used_bytes),
+                Counter::EvictedTotal if table.is_some() => table.map_or(0, |table| table.evicted_total),
                 Counter::FullTotal if table.is_some() => table.map_or(0, |table| table.full_total + table.chain_full_total),
                 Counter::ExpiredTotal if table.is_some() => table.map_or(0, |table| table.expired_total),
                 Counter::EvictedTotal if table.is_some() => table.map_or(0, |table| table.evicted_total),

@@ -36,6 +36,10 @@ pub(crate) struct Args {
     #[arg(long, env = "SHMTABLE_MEMORY", value_name = "SIZE", value_parser = protocol::parse_size)]
     pub(crate) memory: Option<u64>,
 
+    /// When memory is full, let items go that nobody reads, instead of refusing new ones
+    #[arg(long, env = "SHMTABLE_EVICT", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub(crate) evict: bool,
+
     /// Longest value accepted, at most 2 MiB - 1
     #[arg(long, env = "SHMTABLE_MAX_VALUE", value_name = "SIZE", default_value = "1MiB", value_parser = protocol::parse_size)]
     pub(crate) max_value: u64,
@@ -124,6 +128,7 @@ Every flag has an environment variable SHMTABLE_...: --name is SHMTABLE_NAME.
 Examples:
   server                                        a region `shmtable` with defaults
   server -s 1000000 -n 4 --memory 2GiB          sized for millions of items
+  server --memory 1GiB --evict                  a cache: what is not read makes room for what is new
   server --name sessions --on-exit keep         items outlive a restart of the server
   server --mode 0660 --table-mode 0640 --group www-data
                                                 clients of another user, by group

@@ -61,6 +61,10 @@ pub(crate) fn run(options: &Options) -> Result<(), ServerError> {
     let config = EngineConfig { threads, wait: options.wait, cpus: cpus.for_engine() };
     let engine = Engine::new(Arc::clone(&joined.region), config);
     recover(&engine, &joined);
+    if options.evict {
+        joined.table.turn_eviction_on();
+        engine.want_hints();
+    }
     joined.region.status().max_value.store(options.max_value.min(joined.table.max_value()), Ordering::Relaxed);
     populate_rings(&joined.region);
     tracing::debug!(cpus = format_list(&cpus.allowed), usable = cpus.usable, "bound");

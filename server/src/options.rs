@@ -16,6 +16,7 @@ pub(crate) struct Options {
     pub(crate) buckets: u64,
     pub(crate) threads: Option<u32>,
     pub(crate) memory: Option<u64>,
+    pub(crate) evict: bool,
     pub(crate) max_value: u32,
     pub(crate) clients: u32,
     pub(crate) wait: WaitMode,
@@ -49,6 +50,7 @@ impl Options {
             buckets: args.size,
             threads: args.threads,
             memory: args.memory,
+            evict: args.evict,
             max_value,
             clients: args.clients,
             wait: args.wait,
@@ -143,7 +145,7 @@ mod tests {
         assert_eq!((options.buckets, options.max_value, options.clients), (65_536, 1 << 20, 256));
         assert_eq!((options.mode, options.table_mode), (0o600, 0o600));
         assert_eq!((options.threads, options.memory, options.gid), (None, None, None));
-        assert!(!options.keep && !options.fresh && options.huge_pages);
+        assert!(!options.keep && !options.fresh && !options.evict && options.huge_pages);
     }
 
     #[test]

@@ -127,8 +127,10 @@ pub struct ServerStatus {
     pub runnable: AtomicU32,
     /// Largest value the server accepts, in bytes.
     pub max_value: AtomicU32,
+    /// Whether the server wants to be told what clients read directly, see `hints`.
+    pub wants_hints: AtomicU32,
     /// Reserved, zero.
-    pub reserved: [u32; 5],
+    pub reserved: [u32; 4],
     _pad: [u64; 8],
     /// Count of awake workers, on a line of its own: clients that put a ring word look at it.
     pub awake: AwakeLine,
@@ -258,6 +260,22 @@ pub struct RequestLaneHead {
     /// differences that a client can have counted, no more.
     pub tallies: [AtomicU64; 4],
     _pad2: [u64; 12],
+    /// What the client reads directly.
+    pub hints: HintRing,
+}
+
+/// Words of a [`HintRing`].
+pub const HINTS: usize = 128;
+
+/// Hashes of keys that a client reads directly, in its request lane's head; see `hints`.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub struct HintRing {
+    /// Hashes left since the slot was made.
+    pub tail: AtomicU64,
+    pub(crate) _pad: [u64; 15],
+    /// The latest of them.
+    pub words: [AtomicU64; HINTS],
 }
 
 /// First page of a reply lane, written by the server.
@@ -285,6 +303,7 @@ const _: () = {
     assert!(std::mem::offset_of!(ServerStatus, counters) == 256);
     assert!(size_of::<ShardStatus>() == 128 && size_of::<ClaimsHead>() as u64 <= PAGE);
     assert!(std::mem::offset_of!(ServerStatus, client_tallies) == 768 && std::mem::offset_of!(RequestLaneHead, tallies) == 128);
+    assert!(size_of::<HintRing>() == 128 + 8 * HINTS && std::mem::offset_of!(HintRing, words) == 128);
     assert!(size_of::<RequestLaneHead>() as u64 <= PAGE && size_of::<ReplyLaneHead>() == 256);
     assert!(std::mem::offset_of!(ReplyLaneHead, complete) == 128);
 };

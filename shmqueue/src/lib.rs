@@ -15,6 +15,7 @@ pub mod engine;
 pub mod error;
 #[cfg(not(loom))]
 pub mod fork;
+mod hints;
 pub mod lane;
 pub mod layout;
 #[cfg(not(loom))]

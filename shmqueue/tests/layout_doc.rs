@@ -15,7 +15,7 @@ macro_rules! rows {
 fn the_documented_layout_is_the_compiled_one() {
     let rows = rows! {
         Header: magic major minor abi uuid file_len shards clients lane_slots ring_cells features sections;
-        ServerStatus: state server_pid incarnation threads started_ms server_cpus runnable max_value awake counters client_tallies;
+        ServerStatus: state server_pid incarnation threads started_ms server_cpus runnable max_value wants_hints awake counters client_tallies;
         ShardStatus: head cpu clients requests_total backlog recent_requests tallies;
         ClientStatus: generation attached position requests_total served_ms resized_at slots_before slots_after in_flight;
         ClaimsHead: attach_ticket;
@@ -23,7 +23,8 @@ fn the_documented_layout_is_the_compiled_one() {
         ClientClaim: word pid uid name;
         RequestRingHead: tail;
         ReplyRingHead: tail;
-        RequestLaneHead: waiting cpu tallies;
+        RequestLaneHead: waiting cpu tallies hints;
+        HintRing: tail words;
         ReplyLaneHead: hot complete;
     };
     let mut expected = String::new();

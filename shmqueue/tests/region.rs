@@ -195,7 +195,7 @@ fn other_versions_and_unknown_features_are_named() {
     let error = ClientRegion::join(&place.name).expect_err("refused");
     assert!(matches!(error, RegionError::Version { found, .. } if found.0 == LAYOUT_MAJOR + 1));
     let text = error.to_string();
-    assert!(text.contains("has layout 2.0, this program speaks 1.0; restart the server"), "{text}");
+    assert!(text.contains("has layout 2.1, this program speaks 1.1; restart the server"), "{text}");
     file.write_all_at(&LAYOUT_MAJOR.to_ne_bytes(), 8).expect("written");
     let features = std::mem::offset_of!(shmqueue::layout::Header, features) as u64;
     file.write_all_at(&[1], features).expect("written");

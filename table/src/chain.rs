@@ -204,7 +204,7 @@ pub(crate) enum Room {
     Behind { last: u64, lines: u32 },
 }
 
-/// The first empty slot of a chain that is not `taken` for something else. Needs the lock.
+/// The first empty slot of a chain that is not `taken` for something else. Without the lock it is a guess.
 pub(crate) fn room(arena: &Arena, bucket: u64, taken: impl Fn(u64) -> bool) -> Room {
     let (mut last, mut lines) = (bucket, 0);
     loop {

@@ -26,6 +26,7 @@ impl Writer<'_> {
         let held = self.lock_bucket(old);
         let hasher = &self.table.hasher;
         let goes = |word: u64| hash_bit(word, level).unwrap_or_else(|| key_bit(&arena, hasher, word, level));
+        let known = self.known(held.bucket);
         let mut moved = Words::new();
         chain::for_each_slot(&arena, arena.heap_end, held.bucket, |_, word| {
             if goes(word) {
@@ -49,6 +50,8 @@ impl Writer<'_> {
         // ORDER(bucket_count): Release pairs with the Acquire in `Arena::bucket_count` (Z1).
         arena.section.word(offset_of!(Header, bucket_count) as u64).store(next.0, Release);
         let spare = split::close_up(&arena, held.bucket, goes);
+        self.enter_known(held.bucket, known.as_ref());
+        self.enter_known(bucket, known.as_ref());
         seqlock::unlock(version, seen);
         self.unlock(held);
         self.count(offset_of!(Counters, overflow_lines), lines.len() as u64);

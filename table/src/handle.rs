@@ -51,6 +51,12 @@ impl Handle {
         &self.key
     }
 
+    /// The key's hash.
+    #[inline]
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
     /// Version of the item that was read last; 0 where the key was absent or never read.
     pub fn version(&self) -> u64 {
         self.version

@@ -30,6 +30,8 @@ mod committing;
 #[cfg(not(loom))]
 mod evacuate;
 #[cfg(not(loom))]
+mod evict;
+#[cfg(not(loom))]
 mod expiry;
 mod geometry;
 #[cfg(not(loom))]
@@ -41,6 +43,8 @@ mod handle;
 mod hashing;
 #[cfg(not(loom))]
 mod header;
+#[cfg(not(loom))]
+mod hits;
 mod intent;
 mod layout;
 #[cfg(not(loom))]

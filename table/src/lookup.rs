@@ -26,7 +26,11 @@ impl Writer<'_> {
     /// Fetches the bucket's line for writing.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        prefetch::for_write(self.arena.section.hint(self.arena.bucket(self.bucket_of(hash))));
+        let index = self.bucket_of(hash);
+        prefetch::for_write(self.arena.section.hint(self.arena.bucket(index)));
+        if let Some(eviction) = self.eviction {
+            eviction.hits.prefetch(index);
+        }
     }
 
     /// Fetches the item of the first slot whose tag matches; looks at the bucket's own line only.
@@ -45,14 +49,14 @@ impl Writer<'_> {
     #[inline]
     pub fn get(&self, key: &[u8], hash: u64) -> Option<ItemRef> {
         match self.try_get(key, hash) {
-            Some(found) => self.refer(found),
+            Some((bucket, found)) => self.refer(bucket, found),
             None => self.get_contended(key, hash),
         }
     }
 
-    /// One try; none if a writer came between.
+    /// One try: the bucket, and what it holds; none if a writer came between.
     #[inline]
-    fn try_get(&self, key: &[u8], hash: u64) -> Option<Option<Found>> {
+    fn try_get(&self, key: &[u8], hash: u64) -> Option<(u64, Option<Found>)> {
         let index = self.bucket_of(hash);
         let bucket = self.arena.bucket(index);
         let version = self.arena.section.word(bucket);
@@ -60,27 +64,29 @@ impl Writer<'_> {
         let found = chain::find(&self.arena, self.arena.heap_end, bucket, tag_of(hash), key);
         // A split between the count and the version took the key elsewhere: who saw the version that it left sees its count.
         let settled = found.is_some() || self.bucket_of(hash) == index;
-        (seqlock::read_holds(version, seen) && settled).then_some(found)
+        (seqlock::read_holds(version, seen) && settled).then_some((bucket, found))
     }
 
     #[cold]
     fn get_contended(&self, key: &[u8], hash: u64) -> Option<ItemRef> {
         let backoff = seqlock::Backoff::new();
         for _ in 0..READ_TRIES {
-            if let Some(found) = self.try_get(key, hash) {
-                return self.refer(found);
+            if let Some((bucket, found)) = self.try_get(key, hash) {
+                return self.refer(bucket, found);
             }
             backoff.snooze();
         }
         let held = self.lock(hash);
         let found = chain::find(&self.arena, self.arena.heap_end, held.bucket, tag_of(hash), key);
         self.unlock_unchanged(held);
-        self.refer(found)
+        self.refer(held.bucket, found)
     }
 
     #[inline]
-    fn refer(&self, found: Option<Found>) -> Option<ItemRef> {
-        self.living(found).map(|found| item_ref(found.item, &found.header))
+    fn refer(&self, bucket: u64, found: Option<Found>) -> Option<ItemRef> {
+        let found = self.living(found)?;
+        self.note_hit(bucket, found.slot);
+        Some(item_ref(found.item, &found.header))
     }
 
     /// Copies `len` bytes of an item's value from `from` on; what was copied counts only if the answer is `Ok`.

@@ -79,10 +79,13 @@ impl Writer<'_> {
             Some(block) => (block, false),
             None => match self.take_held_back(key, len) {
                 Some(block) => (block, true),
-                None => {
-                    self.count(offset_of!(Counters, full), 1);
-                    return Err(Refused::Full);
-                }
+                None => match self.evict_for(len, self.hash(key)) {
+                    Some(block) => (block, false),
+                    None => {
+                        self.count(offset_of!(Counters, full), 1);
+                        return Err(Refused::Full);
+                    }
+                },
             },
         };
         let value = self.start_item(&block, &header);

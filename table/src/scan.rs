@@ -8,7 +8,7 @@ use crate::chain;
 use crate::layout::Counters;
 use crate::outcome::ItemRef;
 use crate::seqlock;
-use crate::split::{self, MOST};
+use crate::split::MOST;
 use crate::sync::Ordering::Release;
 use crate::words::{ITEM_HEADER, slot_tag, tag_number};
 use crate::writer::{Writer, item_ref};
@@ -165,7 +165,7 @@ impl Writer<'_> {
             self.unlock_unchanged(held);
             return 0;
         }
-        let spare = split::close_up(arena, held.bucket, |_| false);
+        let spare = self.close_up(held.bucket, |_| false);
         self.count(offset_of!(Counters, expired), expired);
         self.count(offset_of!(Counters, cleared), items as u64 - live - expired);
         self.unlock(held);

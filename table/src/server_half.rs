@@ -5,6 +5,7 @@
 
 use crate::arena::Arena;
 use crate::clock::RegionClock;
+use crate::evict::Eviction;
 use crate::expiry::NO_DEADLINE;
 use crate::geometry::Geometry;
 use crate::growth::Growth;
@@ -20,6 +21,7 @@ use crate::sync::{AtomicBool, Mutex};
 use crate::writer::Writer;
 use std::mem::offset_of;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 use thiserror::Error;
 
 /// Why a section could not be formatted.
@@ -114,6 +116,8 @@ pub struct Table {
     pub(crate) clearing: Mutex<()>,
     /// Intents found by `join` still stand in their records.
     pub(crate) intents_stand: Mutex<bool>,
+    /// There if writers evict.
+    pub(crate) eviction: OnceLock<Eviction>,
 }
 
 impl Table {
@@ -177,6 +181,7 @@ impl Table {
             clearing: Mutex::new(()),
             claimed: (0..MAX_WORKERS).map(|_| AtomicBool::new(false)).collect(),
             intents_stand: Mutex::new(false),
+            eviction: OnceLock::new(),
         }
     }
 

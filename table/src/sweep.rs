@@ -19,7 +19,7 @@ use crate::chain;
 use crate::expiry::{NO_DEADLINE, deadline_of, deadline_word, group_word};
 use crate::layout::{Counters, GROUP, Header, SLOTS};
 use crate::prefetch;
-use crate::split::{self, MOST};
+use crate::split::MOST;
 use crate::sync::Mutex;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicBool, AtomicU64};
@@ -136,13 +136,15 @@ impl Sweeping {
 }
 
 impl Writer<'_> {
-    /// Does some of what would otherwise wait: splits that are owed, room for what comes when memory is short, and the sweep of at most `most_buckets` buckets. To be called between
-    /// batches and when idle; takes no lock that anybody waits for, but for the buckets' own.
+    /// Does some of what would otherwise wait: splits that are owed, eviction and room for what comes when memory is short, and the
+    /// sweep, of at most `most_buckets` buckets. To be called between batches and when idle; takes no lock that anybody waits for,
+    /// but for the buckets' own.
     pub fn work_ahead(&mut self, most_buckets: u32) -> Ahead {
         let growing = self.owe_less();
+        let evicting = self.evict_ahead(most_buckets);
         let making_room = self.memory_ahead(MOVED);
         let ahead = self.sweep(most_buckets);
-        if growing || making_room { Ahead::More } else { ahead }
+        if growing || evicting || making_room { Ahead::More } else { ahead }
     }
 
     /// Sweeps at most so many buckets.
@@ -300,7 +302,7 @@ impl Writer<'_> {
             self.unlock_unchanged(held);
             return false;
         }
-        let spare = split::close_up(arena, held.bucket, |_| false);
+        let spare = self.close_up(held.bucket, |_| false);
         self.count(offset_of!(Counters, expired), expired);
         self.count(offset_of!(Counters, cleared), dead as u64 - expired);
         self.unlock(held);

@@ -26,7 +26,6 @@ use crate::locks::{LockedBuckets, MAX_LOCKED};
 use crate::outcome::{ItemRef, Outcome, Refused};
 use crate::redo;
 use crate::seqlock;
-use crate::split;
 use crate::sync::Ordering::{Relaxed, Release};
 use crate::words::{ItemHeader, slot_word, tag_of};
 use crate::writer::{Writer, item_ref};
@@ -238,6 +237,7 @@ impl Writer<'_> {
             reservation.write_value(value);
             (plan.item, plan.header) = (reservation.block.offset, reservation.header);
             (plan.held_back, plan.keep) = (reservation.held_back, reservation.keep);
+            self.clear_the_way(plan.hash);
         }
         Ok(())
     }
@@ -367,14 +367,19 @@ impl LockedBuckets<'_, '_> {
         }
         let answer = publish(&Outcome::of(effect));
         redo::clear(&writer.arena, list);
-        let mut lines = [0; MAX_LOCKED];
-        let freed = self.unlink_emptied(plan, &mut lines);
         for plan in stores() {
             self.set_changed(plan.bucket);
             if let Some(dead) = &plan.dead {
                 self.writer().count_dead(dead);
             }
+            match (plan.old_item, plan.item) {
+                (_, 0) => {}
+                (0, _) => self.writer().note_new(plan.bucket, plan.store.slot),
+                _ => self.writer().note_hit(plan.bucket, plan.store.slot),
+            }
         }
+        let mut lines = [0; MAX_LOCKED];
+        let freed = self.unlink_emptied(plan, &mut lines);
         self.unlock_all();
         let writer = self.writer();
         for plan in stores() {
@@ -402,7 +407,7 @@ impl LockedBuckets<'_, '_> {
                 // A line that stays linked is legal; the next delete in its bucket finds it.
                 break;
             }
-            let spare = split::close_up(&self.writer().arena, plan.bucket, |_| false);
+            let spare = self.writer().close_up(plan.bucket, |_| false);
             lines[freed..freed + spare.lines().len()].copy_from_slice(spare.lines());
             freed += spare.lines().len();
         }

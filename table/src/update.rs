@@ -6,16 +6,22 @@ use crate::chain::{self, Found};
 use crate::classes::class_for;
 use crate::clock::Expiry;
 use crate::intent::{Effect, EffectKind, Ticket};
-use crate::layout::Counters;
 use crate::outcome::Outcome;
 use crate::spans::unit_entry;
 use crate::words::{ITEM_HEADER, ItemHeader, MAX_KEY, slot_word, tag_of};
-use crate::writer::{Fresh, Held, Writer};
+use crate::writer::{Fresh, Held, ROOM_TRIES, Writer};
 use std::io::Write;
-use std::mem::offset_of;
 
 /// Longest decimal text of an i64.
 const DIGITS: usize = 20;
+
+/// An operation that found no room and holds nothing any more, with what it would have published by.
+struct NoRoom<P> {
+    refusal: Outcome,
+    /// Bytes of the item that there was no memory for; none if its bucket's chain had no room.
+    len: Option<u64>,
+    publish: P,
+}
 
 impl Writer<'_> {
     /// Adds to the number that is the key's value, as decimal text of an i64; a missing key counts as 0 and is created with
@@ -32,8 +38,20 @@ impl Writer<'_> {
         if key.is_empty() || key.len() > MAX_KEY {
             return publish(&Outcome::TooLong);
         }
+        self.with_room(hash, publish, |writer, publish| writer.try_incr(key, hash, by, expiry, ticket, publish))
+    }
+
+    fn try_incr<R, P: FnOnce(&Outcome) -> R>(
+        &mut self,
+        key: &[u8],
+        hash: u64,
+        by: i64,
+        expiry: Expiry,
+        ticket: &Ticket,
+        publish: P,
+    ) -> Result<R, NoRoom<P>> {
         let held = self.lock(hash);
-        let Some(Fresh { version, floor }) = self.take_version() else { return self.refuse(held, Outcome::Full, publish) };
+        let Some(Fresh { version, floor }) = self.take_version() else { return Ok(self.refuse(held, Outcome::Full, publish)) };
         let (probe, live) = self.probe_living(held, hash, key, floor);
         let sum = match &live {
             None => Ok(by),
@@ -44,17 +62,16 @@ impl Writer<'_> {
         };
         let value = match sum {
             Ok(value) => value,
-            Err(refusal) => return self.refuse(held, refusal, publish),
+            Err(refusal) => return Ok(self.refuse(held, refusal, publish)),
         };
         let mut text = [0u8; DIGITS];
         let mut rest = &mut text[..];
         write!(rest, "{value}").expect("twenty bytes hold any i64");
         let unused = rest.len();
         let len = DIGITS - unused;
-        let written = self.new_item(version, key, live.as_ref(), len as u32, expiry);
-        let (block, header, held_back) = match written {
+        let (block, header, held_back) = match self.new_item(version, key, live.as_ref(), len as u32, expiry) {
             Ok(written) => written,
-            Err(refusal) => return self.refuse(held, refusal, publish),
+            Err(len) => return Err(self.no_room(held, len, publish)),
         };
         self.arena.section.write(block.offset + ITEM_HEADER + key.len() as u64, &text[..len]);
         let effect = Effect { kind: EffectKind::Number, version: header.version, value: value as u64 };
@@ -66,17 +83,28 @@ impl Writer<'_> {
         if key.is_empty() || key.len() > MAX_KEY {
             return publish(&Outcome::TooLong);
         }
+        self.with_room(hash, publish, |writer, publish| writer.try_append(key, hash, bytes, ticket, publish))
+    }
+
+    fn try_append<R, P: FnOnce(&Outcome) -> R>(
+        &mut self,
+        key: &[u8],
+        hash: u64,
+        bytes: &[u8],
+        ticket: &Ticket,
+        publish: P,
+    ) -> Result<R, NoRoom<P>> {
         let held = self.lock(hash);
-        let Some(Fresh { version, floor }) = self.take_version() else { return self.refuse(held, Outcome::Full, publish) };
+        let Some(Fresh { version, floor }) = self.take_version() else { return Ok(self.refuse(held, Outcome::Full, publish)) };
         let (probe, live) = self.probe_living(held, hash, key, floor);
         let old_len = live.map_or(0, |found| u64::from(found.header.value_len));
         let new_len = old_len + bytes.len() as u64;
         if new_len > u64::from(self.table.geometry.max_value) {
-            return self.refuse(held, Outcome::TooLong, publish);
+            return Ok(self.refuse(held, Outcome::TooLong, publish));
         }
         let (block, header, held_back) = match self.new_item(version, key, live.as_ref(), new_len as u32, Expiry::Never) {
             Ok(written) => written,
-            Err(refusal) => return self.refuse(held, refusal, publish),
+            Err(len) => return Err(self.no_room(held, len, publish)),
         };
         let value_at = block.offset + ITEM_HEADER + key.len() as u64;
         if let Some(found) = &live {
@@ -92,7 +120,49 @@ impl Writer<'_> {
         publish(&refusal)
     }
 
-    /// Memory for the successor of `live` with header and key written; the value is the caller's.
+    /// Runs an operation on the key of `hash`, and again after eviction made room for it.
+    fn with_room<R, P: FnOnce(&Outcome) -> R>(
+        &mut self,
+        hash: u64,
+        mut publish: P,
+        mut operation: impl FnMut(&mut Self, P) -> Result<R, NoRoom<P>>,
+    ) -> R {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let NoRoom { refusal, len, publish: back } = match operation(self, publish) {
+                Ok(answer) => return answer,
+                Err(no_room) => no_room,
+            };
+            let made = match len {
+                _ if tries == ROOM_TRIES => false,
+                Some(len) => self.evict_for(len, hash).is_some_and(|block| self.keep_near(block)),
+                None => self.made_way(&refusal, hash),
+            };
+            if !made {
+                if len.is_some() {
+                    self.count_refusal(&refusal);
+                }
+                return back(&refusal);
+            }
+            publish = back;
+        }
+    }
+
+    /// Keeps a block that was freed for an operation in this worker's cache.
+    fn keep_near(&mut self, block: Block) -> bool {
+        self.cache.put(&self.table.store, &self.arena, block.offset);
+        true
+    }
+
+    /// There is no memory for an item of `len` bytes; the bucket is unlocked.
+    #[cold]
+    fn no_room<P>(&mut self, held: Held, len: u64, publish: P) -> NoRoom<P> {
+        self.unlock_unchanged(held);
+        NoRoom { refusal: Outcome::Full, len: Some(len), publish }
+    }
+
+    /// Memory for the successor of `live` with header and key written; the value is the caller's. If there is none, the bytes wanted.
     fn new_item(
         &mut self,
         version: u64,
@@ -100,7 +170,7 @@ impl Writer<'_> {
         live: Option<&Found>,
         value_len: u32,
         expiry: Expiry,
-    ) -> Result<(Block, ItemHeader, bool), Outcome> {
+    ) -> Result<(Block, ItemHeader, bool), u64> {
         let header = ItemHeader {
             version,
             key_len: key.len() as u16,
@@ -117,10 +187,7 @@ impl Writer<'_> {
             block = self.take_like(entry.class, entry.units, len);
             held_back = true;
         }
-        let Some(block) = block else {
-            self.count(offset_of!(Counters, full), 1);
-            return Err(Outcome::Full);
-        };
+        let block = block.ok_or(len)?;
         self.start_item(&block, &header);
         self.arena.section.write(block.offset + ITEM_HEADER, key);
         self.arena.section.word(block.offset).store(header.word0(), crate::sync::Ordering::Relaxed);
@@ -128,7 +195,7 @@ impl Writer<'_> {
     }
 
     #[expect(clippy::too_many_arguments, reason = "passes on what `apply` needs")]
-    fn finish<R>(
+    fn finish<R, P: FnOnce(&Outcome) -> R>(
         &mut self,
         held: Held,
         probe: &chain::Probe,
@@ -136,14 +203,14 @@ impl Writer<'_> {
         hash: u64,
         ticket: &Ticket,
         effect: Effect,
-        publish: impl FnOnce(&Outcome) -> R,
-    ) -> R {
+        publish: P,
+    ) -> Result<R, NoRoom<P>> {
         match self.place(probe, slot_word(tag_of(hash), block.offset)) {
-            Ok(store) => self.apply(held, probe, store, &header, ticket, effect, held_back, publish),
+            Ok(store) => Ok(self.apply(held, probe, store, &header, ticket, effect, held_back, publish)),
             Err(refusal) => {
                 self.unlock_unchanged(held);
                 self.release(block.offset, held_back);
-                publish(&refusal)
+                Err(NoRoom { refusal, len: None, publish })
             }
         }
     }

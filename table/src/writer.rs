@@ -10,6 +10,7 @@ use crate::cache::Cache;
 use crate::chain::{self, Found, ItemKey, KeyBytes, Probe};
 use crate::classes::LINE_CLASS;
 use crate::clock::{Expiry, RegionClock};
+use crate::evict::Eviction;
 use crate::intent::{self, Effect, EffectKind, SlotStore, Ticket};
 use crate::layout::{CHAIN_CAP, Counters, Header, LINE, WorkerRecord};
 use crate::outcome::{Condition, ItemRef, Outcome, Refused};
@@ -26,6 +27,8 @@ use std::mem::offset_of;
 const VERSION_BLOCK: u64 = 4096;
 /// Items linked or unlinked until a writer tells the table of them.
 const TELL: i64 = 32;
+/// Tries of an operation that eviction makes room for, while others take it.
+pub(crate) const ROOM_TRIES: u32 = 8;
 /// The writer of one worker.
 pub struct Writer<'a> {
     pub(crate) table: &'a Table,
@@ -35,6 +38,8 @@ pub struct Writer<'a> {
     pub(crate) record: u64,
     next_version: u64,
     version_end: u64,
+    /// There if this writer evicts.
+    pub(crate) eviction: Option<&'a Eviction>,
     clock: RegionClock,
     /// What this writer takes for now; 0 until it has asked the clock.
     now: Cell<u64>,
@@ -72,6 +77,7 @@ impl<'a> Writer<'a> {
             record,
             next_version: 0,
             version_end: 0,
+            eviction: table.eviction.get(),
             clock: table.clock,
             now: Cell::new(0),
             untold: 0,
@@ -176,34 +182,40 @@ impl<'a> Writer<'a> {
     ) -> R {
         let Reservation { block, mut header, keep, held_back, .. } = reservation;
         let key = ItemKey { at: block.offset + ITEM_HEADER, len: usize::from(header.key_len) };
-        let held = self.lock(hash);
-        let Some(Fresh { version, floor }) = self.take_version() else {
-            self.unlock_unchanged(held);
-            self.release(block.offset, held_back);
-            return publish(&Outcome::Full);
-        };
-        header.version = version;
-        self.arena.section.word(block.offset).store(header.word0(), Relaxed);
-        let (probe, live) = self.probe_living(held, hash, key, floor);
-        if keep && let Some(live) = &live {
-            header.expiry = live.header.expiry;
-            self.arena.section.word(block.offset + 8).store(header.word1(), Relaxed);
-        }
-        let refusal = if condition.met(live.map(|found| found.header.version)) {
-            let kind = if live.is_some() { EffectKind::Replaced } else { EffectKind::Inserted };
-            match self.place(&probe, slot_word(tag_of(hash), block.offset)) {
-                Ok(store) => {
-                    let effect = Effect { kind, version, value: 0 };
-                    return self.apply(held, &probe, store, &header, ticket, effect, held_back, publish);
-                }
-                Err(refusal) => refusal,
+        let mut tries = 0;
+        loop {
+            let held = self.lock(hash);
+            let Some(Fresh { version, floor }) = self.take_version() else {
+                self.unlock_unchanged(held);
+                self.release(block.offset, held_back);
+                return publish(&Outcome::Full);
+            };
+            header.version = version;
+            self.arena.section.word(block.offset).store(header.word0(), Relaxed);
+            let (probe, live) = self.probe_living(held, hash, key, floor);
+            if keep {
+                header.expiry = live.map_or(0, |live| live.header.expiry);
+                self.arena.section.word(block.offset + 8).store(header.word1(), Relaxed);
             }
-        } else {
-            Outcome::ConditionNotMet { version: live.map_or(0, |found| found.header.version) }
-        };
-        self.unlock_unchanged(held);
-        self.release(block.offset, held_back);
-        publish(&refusal)
+            let refusal = if condition.met(live.map(|found| found.header.version)) {
+                let kind = if live.is_some() { EffectKind::Replaced } else { EffectKind::Inserted };
+                match self.place(&probe, slot_word(tag_of(hash), block.offset)) {
+                    Ok(store) => {
+                        let effect = Effect { kind, version, value: 0 };
+                        return self.apply(held, &probe, store, &header, ticket, effect, held_back, publish);
+                    }
+                    Err(refusal) => refusal,
+                }
+            } else {
+                Outcome::ConditionNotMet { version: live.map_or(0, |found| found.header.version) }
+            };
+            self.unlock_unchanged(held);
+            tries += 1;
+            if tries == ROOM_TRIES || !self.made_way(&refusal, hash) {
+                self.release(block.offset, held_back);
+                return publish(&refusal);
+            }
+        }
     }
 
     /// Reserves, writes and commits a small value in one go.
@@ -244,16 +256,28 @@ impl<'a> Writer<'a> {
     #[cold]
     fn place_in_new_line(&mut self, probe: &Probe, word: u64) -> Result<SlotStore, Outcome> {
         if probe.lines >= CHAIN_CAP {
-            self.count(offset_of!(Counters, chain_full), 1);
-            return Err(Outcome::ChainFull);
+            return Err(self.refused(Outcome::ChainFull));
         }
         let Some(block) = self.allocate(LINE_CLASS, LINE) else {
-            self.count(offset_of!(Counters, full), 1);
-            return Err(Outcome::Full);
+            return Err(self.refused(Outcome::Full));
         };
         seqlock::before_reuse();
         let (slot, old, new) = chain::fill_line(&self.arena, probe.last, block.offset, word);
         Ok(SlotStore { slot, old, new })
+    }
+
+    /// Counts a refusal, unless eviction may still take it back.
+    fn refused(&self, refusal: Outcome) -> Outcome {
+        if self.eviction.is_none() {
+            self.count_refusal(&refusal);
+        }
+        refusal
+    }
+
+    /// Counts an operation that is refused for want of memory or of room in a chain.
+    pub(crate) fn count_refusal(&self, refusal: &Outcome) {
+        let chain = matches!(refusal, Outcome::ChainFull);
+        self.count(if chain { offset_of!(Counters, chain_full) } else { offset_of!(Counters, full) }, 1);
     }
 
     /// The mutation proper (A1): intent, slot store, publish, clear, unlock, free.
@@ -276,10 +300,16 @@ impl<'a> Writer<'a> {
         intent::write_and_apply(&self.arena, self.record, ticket, &effect, store);
         let answer = publish(&Outcome::of(&effect));
         intent::clear(&self.arena, self.record);
-        if let Some(found) = &probe.found
-            && probe.dead
-        {
-            self.count_dead(&found.header);
+        match &probe.found {
+            Some(found) => {
+                if probe.dead {
+                    self.count_dead(&found.header);
+                }
+                self.note_hit(held.bucket, found.slot);
+            }
+            // A line that was just linked shares the counters of the chain's other lines, whatever they say.
+            None if is_link(store.new) => {}
+            None => self.note_new(held.bucket, store.slot),
         }
         self.unlock(held);
         if is_link(store.new) {

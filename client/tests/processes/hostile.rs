@@ -106,7 +106,8 @@ pub(crate) fn play_hostile(part: &Part) {
 
 fn survives(targets: u64, ms: u64, threads: &str) {
     let mut random = Random::new(seed("hostile"));
-    let server = Daemon::start(&["--clients", "8", "-n", threads, "-s", "4096", "--memory", "512MiB", "--log-level", "error"]);
+    let server =
+        Daemon::start(&["--clients", "8", "-n", threads, "-s", "4096", "--memory", "512MiB", "--evict", "--log-level", "error"]);
     let board = Board::new();
     let mut honest: Vec<_> = (1..=4).map(|line| Actor::start("honest", server.dir(), &board, line, &[random.next()])).collect();
     for actor in &mut honest {

@@ -284,6 +284,10 @@ impl Handler for Service<'_> {
         }
     }
 
+    fn hints(&mut self, hints: &[u64]) {
+        self.writer.hint(hints);
+    }
+
     fn rest(&mut self) {
         // Freed memory in this worker's cache is no use to the worker that wakes next.
         self.writer.trim();

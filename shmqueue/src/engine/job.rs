@@ -93,6 +93,11 @@ pub trait Handler {
     /// The worker is about to sleep: what it keeps for itself and others could use is to be given back.
     fn rest(&mut self);
 
+    /// Numbers that clients left of their own accord, see [`Engine::want_hints`](super::Engine::want_hints). They may be anything.
+    fn hints(&mut self, hints: &[u64]) {
+        let _ = hints;
+    }
+
     /// A client is gone: whatever was kept for it is to be let go.
     fn forget(&mut self, client: u32);
 }

@@ -34,6 +34,8 @@ pub(super) struct Lane {
     /// Last tick in which it was served.
     pub(super) tick: u32,
     pub(super) requests: u64,
+    /// Hints taken.
+    pub(super) hints: u64,
 }
 
 /// One client's entry.
@@ -52,6 +54,8 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) struct Lanes {
     entries: Vec<CachePadded<Entry>>,
+    /// The handlers want what clients leave in their hint rings.
+    pub(super) hinted: AtomicBool,
 }
 
 // SAFETY: `lane` is only reached through `Lanes::lane`, whose caller holds the serving word of the owning shard.
@@ -67,7 +71,7 @@ impl Lanes {
                 lane: UnsafeCell::new(Lane::default()),
             })
         };
-        Self { entries: (0..clients).map(|_| entry()).collect() }
+        Self { entries: (0..clients).map(|_| entry()).collect(), hinted: AtomicBool::new(false) }
     }
 
     pub(super) fn entry(&self, client: u32) -> Option<&Entry> {

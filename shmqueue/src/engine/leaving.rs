@@ -126,6 +126,9 @@ impl Pass<'_> {
                     entry.leaving.store(true, Ordering::Relaxed);
                 }
                 self.enqueue(client);
+            } else if owner == NOBODY && claimed && self.lanes.hinted.load(Ordering::Relaxed) {
+                // One that reads directly and asks nothing would never be served, and its hints never taken.
+                self.adopt(client);
             } else if owner == self.index && self.is_leaving(client) {
                 self.enqueue(client);
             }

@@ -17,6 +17,7 @@
 //! allocation, no system call and no timer per request on the busy path.
 
 mod heat;
+mod hinted;
 mod job;
 mod lanes;
 mod leaving;
@@ -113,6 +114,7 @@ impl Engine {
         status.threads.store(threads, Ordering::Relaxed);
         status.server_cpus.store(engine.config.cpus.len().max(1) as u32, Ordering::Relaxed);
         status.runnable.store(0, Ordering::Relaxed);
+        status.wants_hints.store(0, Ordering::Relaxed);
         takeover::adopt_clients(&engine.region, &engine.lanes, &engine.shards);
         engine.adopt_tallies();
         engine
@@ -138,8 +140,13 @@ impl Engine {
         let mut batch = Vec::with_capacity(BATCH);
         let mut pace = Pace::new(&self.config);
         self.awake().rise();
+        let mut hinted = 0;
         loop {
             let tick = pace.tick(self);
+            if tick != hinted {
+                hinted = tick;
+                self.take_hints(worker, handler);
+            }
             let answered = self.sweep(worker, &mut batch, handler, tick, false);
             if answered > 0 && !self.is_surplus() {
                 pace.worked();
@@ -327,6 +334,10 @@ impl Engine {
                 self.publish_client(client);
                 if claim.is_some_and(|claim| claim.state == ClaimState::Attached) {
                     self.take_tallies(client, owner);
+                }
+                match claim.map(|claim| usize::from(claim.shard)) {
+                    Some(shard) if owner == NOBODY && shard < reap.len() && self.wants_hints() => reap[shard] = true,
+                    _ => {}
                 }
                 continue;
             }

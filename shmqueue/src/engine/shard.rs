@@ -375,7 +375,8 @@ impl<'a> Pass<'a> {
         // ORDER(tail): E3, the worker's side.
         fence(Ordering::SeqCst);
         let mut bits = 0;
-        while let Some(client) = self.core.served.pop() {
+        for at in 0..self.core.served.len() {
+            let client = self.core.served[at];
             match self.region.request_lane(client).0.waiting.load(Ordering::Relaxed) {
                 AWAKE => {}
                 LEFT => self.enqueue(client),
@@ -384,6 +385,9 @@ impl<'a> Pass<'a> {
         }
         if let Some(bits) = std::num::NonZeroU32::new(bits) {
             wait::wake(wait::low_half(&self.region.reply_ring(self.index).0.tail), bits);
+        }
+        while let Some(client) = self.core.served.pop() {
+            self.take_hints(client, handler);
         }
     }
 

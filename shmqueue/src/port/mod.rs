@@ -24,6 +24,7 @@ pub use waiting::{Patience, Waited};
 
 use crate::doorbell::{Awake, Token};
 use crate::error::RegionError;
+use crate::hints::HintWriter;
 use crate::lane::{RESIZE, RESIZED, RawReply, ReplyLane, RequestLane};
 use crate::layout::{FIRST_SLOTS, ReplyLaneHead, RequestLaneHead, ServerStatus, ShardStatus};
 use crate::region::{Attachment, ClientRegion};
@@ -76,6 +77,7 @@ pub struct Port {
     gone_since: Option<Instant>,
     /// Our place in the broadcast ring.
     cursor: u64,
+    hints: HintWriter,
     /// Keeps the mappings that the views above point into; dropped last.
     attachment: Attachment,
 }
@@ -147,6 +149,7 @@ impl Port {
             last_word: None,
             gone_since: None,
             cursor: reply_ring.tail(),
+            hints: HintWriter::new(request_head),
             attachment,
         })
     }
@@ -296,6 +299,21 @@ impl Port {
             self.ring_home();
         }
         self.last_word.is_some()
+    }
+
+    /// Whether the server wants to know what is read directly.
+    #[inline]
+    pub fn wants_hints(&self) -> bool {
+        self.status.wants_hints.load(Ordering::Relaxed) != 0
+    }
+
+    /// Tells the server, if it wants to know, that a key of this hash was read directly. Costs no system call and no request; a hint
+    /// may be lost. Not to be called in a fork's child, where [`Port::forked`] says so.
+    #[inline]
+    pub fn hint(&mut self, hash: u64) {
+        if self.wants_hints() {
+            self.hints.write(&self.request_head.hints, hash);
+        }
     }
 
     /// The reply of the request at `position`, if it is there.
