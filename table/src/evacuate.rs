@@ -35,18 +35,19 @@ const BATCH: usize = 32;
 const BATCHES: usize = 2048;
 
 impl Writer<'_> {
-    /// A block for `len` bytes whose class is `class`; room is made for it if it must.
+    /// A block for `len` bytes whose class is `class`; room is made for it if it must, unless this writer evicts: then items go
+    /// first, and blocks are moved if that alone did not help.
     #[inline]
     pub(crate) fn allocate(&mut self, class: u8, len: u64) -> Option<Block> {
         match self.cache.take(&self.table.store, class, len) {
-            None => self.make_room(class, len),
+            None if self.eviction.is_none() => self.make_room(class, len),
             block => block,
         }
     }
 
     /// The last resort before an allocation is refused. It may run while this writer holds buckets (O3).
     #[cold]
-    fn make_room(&mut self, class: u8, len: u64) -> Option<Block> {
+    pub(crate) fn make_room(&mut self, class: u8, len: u64) -> Option<Block> {
         let units = if class == LARGE { len.div_ceil(UNIT) } else { least_units(usize::from(class)) } as u32;
         let store = &self.table.store;
         for _ in 0..BATCHES {

@@ -135,7 +135,7 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// A slot was found or stored by an operation of a client.
+    /// The item of a slot of a bucket's chain was read or replaced.
     #[inline]
     pub(crate) fn note_hit(&self, bucket: u64, slot: u64) {
         if let Some(eviction) = self.eviction {
@@ -159,43 +159,47 @@ impl<'a> Writer<'a> {
         let class = class_for(len);
         eviction.owed.store(ahead(self.table.store.limit()), Relaxed);
         let any = Prey { class: None, spared: Some(hash), most: MOST };
-        // As everywhere: what is used least, of whatever size. Where sizes are mixed, this seldom frees a block of the size
-        // wanted; what it frees serves those who want the other sizes, or turns into free units by evacuation.
+        let mut own_kind =
+            Some(Prey { class: Some(class), ..any }).filter(|_| class != LARGE && self.table.store.spans().is_common(class));
+        // As everywhere: what is used least, of whatever size. Where sizes are mixed, this seldom frees a block of the size wanted;
+        // what it frees serves those who want the other sizes, or turns into free units by evacuation.
         let share = (self.table.store.limit() / 256).clamp(UNIT / 4, TRY) + 4 * len;
-        if let Some(block) = self.evict_until(eviction, any, len, share) {
-            return Some(block);
-        }
-        // Then among its own kind, if that is common enough for the hand to meet it often.
-        if class != LARGE && self.table.store.spans().is_common(class) {
-            let own_kind = Prey { class: Some(class), ..any };
-            if let Some(block) = self.evict_until(eviction, own_kind, len, u64::MAX) {
+        loop {
+            let (block, freed) = self.evict_until(eviction, any, len, share);
+            if let Some(block) = block.or_else(|| self.make_room(class, len)) {
                 return Some(block);
             }
+            // Then once among its own kind, if that is common enough for the hand to meet it often.
+            if let Some(prey) = own_kind.take()
+                && let (Some(block), _) = self.evict_until(eviction, prey, len, u64::MAX)
+            {
+                return Some(block);
+            }
+            if freed < share {
+                // Everything has gone.
+                return None;
+            }
         }
-        self.evict_until(eviction, any, len, u64::MAX)
     }
 
-    /// Evicts until there is a block for `len` bytes, at most until `enough` bytes were freed or everything has gone.
-    fn evict_until(&mut self, eviction: &'a Eviction, prey: Prey, len: u64, enough: u64) -> Option<Block> {
+    /// Evicts until there is a block for `len` bytes, at most until `enough` bytes were freed or everything has gone; and the bytes freed.
+    fn evict_until(&mut self, eviction: &'a Eviction, prey: Prey, len: u64, enough: u64) -> (Option<Block>, u64) {
         let class = class_for(len);
         let most = TURNS * self.arena.bucket_count().buckets();
         let (mut visited, mut freed, mut tried) = (0, 0, 0);
         while visited < most && freed < enough {
             freed += self.stretch(eviction, STRETCH, prey);
             visited += STRETCH;
-            if class != LARGE
-                && let Some(block) = self.cache.pop(class)
-            {
-                return Some(block);
-            }
-            if freed - tried >= TRY {
+            let mut block = if class == LARGE { None } else { self.cache.pop(class) };
+            if block.is_none() && freed - tried >= TRY {
                 tried = freed;
-                if let Some(block) = self.cache.take(&self.table.store, class, len) {
-                    return Some(block);
-                }
+                block = self.cache.take(&self.table.store, class, len);
+            }
+            if block.is_some() {
+                return (block, freed);
             }
         }
-        self.cache.take(&self.table.store, class, len)
+        (self.cache.take(&self.table.store, class, len), freed)
     }
 
     /// An operation on the key of `hash` was refused for want of an overflow line or of room in the chain, and holds no lock
