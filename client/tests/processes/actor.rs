@@ -9,7 +9,7 @@ use shmtable::Options;
 
 use crate::board::{Board, Word};
 use crate::watch::{freeze, send, until, watched};
-use crate::{churn, deaths, expiry, forks, hostile, ranges, restarts, stops, transactions};
+use crate::{churn, deaths, direct, expiry, forks, hostile, ranges, restarts, stops, transactions};
 
 const VARIABLE: &str = "PROCESSES_ACTOR";
 /// Longer than any watchdog: a call of an actor that nobody answers fails the test by the watchdog.
@@ -22,6 +22,8 @@ const ROLES: &[(&str, Play)] = &[
     ("churn", churn::play),
     ("in order", deaths::play_in_order),
     ("unread", deaths::play_unread),
+    ("direct reader", direct::play),
+    ("scribbling", direct::play_scribbling),
     ("expiring", expiry::play),
     ("forks", forks::play),
     ("honest", hostile::play_honest),
@@ -130,6 +132,11 @@ impl Actor {
 
     pub(crate) fn thaw(&self) {
         send(self.pid(), Signal::SIGCONT);
+    }
+
+    /// Waits until it ends, however it does.
+    pub(crate) fn ends(mut self) -> ExitStatus {
+        self.wait()
     }
 
     /// Waits until it has played its role, which must have gone well.

@@ -9,6 +9,7 @@ mod churn;
 #[path = "../support/daemon.rs"]
 mod daemon;
 mod deaths;
+mod direct;
 mod eviction;
 mod expiry;
 mod forks;
