@@ -90,7 +90,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::get_direct`].
-    #[inline]
+    #[inline(always)]
     pub fn get_direct_vec(&mut self, key: &[u8], out: &mut Vec<u8>) -> Result<Option<Found>, Error> {
         if let Some(reader) = self.direct_reader(key)? {
             let hash = reader.hash(key);
@@ -107,7 +107,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::get_direct`].
-    #[inline]
+    #[inline(always)]
     pub fn get_direct_into(&mut self, key: &[u8], out: &mut [u8]) -> Result<Option<Found>, Error> {
         if let Some(reader) = self.direct_reader(key)? {
             let hash = reader.hash(key);
@@ -224,7 +224,7 @@ impl Client {
     }
 
     /// The reader, after R1; none where the server must be asked.
-    #[inline]
+    #[inline(always)]
     fn direct_reader(&mut self, key: &[u8]) -> Result<Option<&Reader<'static>>, Error> {
         Self::check_key(key)?;
         self.before_direct()?;
@@ -232,7 +232,7 @@ impl Client {
     }
 
     /// What must hold before the table may be looked at.
-    #[inline]
+    #[inline(always)]
     fn before_direct(&mut self) -> Result<(), Error> {
         if self.port.forked() {
             return Err(Error::Forked);
@@ -247,7 +247,7 @@ impl Client {
     }
 
     /// Waits for the reply of the newest write, and with it of all before it (R1).
-    #[inline]
+    #[inline(always)]
     fn see_answered(&mut self, position: u64) -> Result<(), Error> {
         if !self.port.answered(position) {
             self.await_answer(position)?;
@@ -284,7 +284,7 @@ impl Client {
     }
 
     /// Counts one direct read (R3), and tells a server that evicts of one that found its key.
-    #[inline]
+    #[inline(always)]
     fn note(&mut self, hit: bool, hash: u64) {
         self.count(u64::from(hit), u64::from(!hit));
         if hit {
@@ -292,7 +292,7 @@ impl Client {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn count(&self, hits: u64, misses: u64) {
         let tallies = self.port.tallies();
         let add = |which: ClientTally, more: u64| {

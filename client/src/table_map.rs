@@ -79,13 +79,13 @@ impl TableMap {
     }
 
     /// Reads the table without anybody's help.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reader(&self) -> &Reader<'static> {
         &self.reader
     }
 
     /// Whether the table is its region's still, so that what it says is what the region holds.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn check(&self) -> Result<(), Error> {
         match self.reader.state() {
             RegionState::Forming | RegionState::Ready | RegionState::Draining => Ok(()),

@@ -64,7 +64,7 @@ impl TableReader {
     ///
     /// # Errors
     /// As [`TableReader::get`].
-    #[inline]
+    #[inline(always)]
     pub fn get_vec(&self, key: &[u8], out: &mut Vec<u8>) -> Result<Option<Found>, Error> {
         self.before(key)?;
         let reader = self.map.reader();
@@ -77,7 +77,7 @@ impl TableReader {
     ///
     /// # Errors
     /// As [`TableReader::get`].
-    #[inline]
+    #[inline(always)]
     pub fn get_into(&self, key: &[u8], out: &mut [u8]) -> Result<Option<Found>, Error> {
         self.before(key)?;
         let reader = self.map.reader();
@@ -145,7 +145,7 @@ impl TableReader {
         self.map.reader().retries()
     }
 
-    #[inline]
+    #[inline(always)]
     fn before(&self, key: &[u8]) -> Result<(), Error> {
         Client::check_key(key)?;
         self.map.check()

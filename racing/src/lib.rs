@@ -51,22 +51,20 @@ pub unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) {
 pub unsafe fn equal(shared: *const u8, private: &[u8]) -> bool {
     let len = private.len();
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    if len >= 16 {
+    if len >= 8 {
         let (theirs, mine, mut at) = (shared, private.as_ptr(), 0);
-        // SAFETY: every block lies within `len` bytes of both sides, the last one overlapping the one before.
+        // Words and no vectors: a key that its owner has just put together of words would have to reach memory before a core can read it as
+        // a vector, and whatever comes after would wait for that.
+        // SAFETY: every word lies within `len` bytes of both sides, the last one overlapping the one before.
         unsafe {
-            while at + 16 < len {
-                if !x86_64::equal16(theirs.add(at), mine.add(at)) {
+            while at + 8 < len {
+                if !x86_64::equal8(theirs.add(at), mine.add(at)) {
                     return false;
                 }
-                at += 16;
+                at += 8;
             }
-            return x86_64::equal16(theirs.add(len - 16), mine.add(len - 16));
+            return x86_64::equal8(theirs.add(len - 8), mine.add(len - 8));
         }
-    } else if len >= 8 {
-        let (theirs, mine) = (shared, private.as_ptr());
-        // SAFETY: both words lie within `len` bytes of both sides.
-        return unsafe { x86_64::equal8(theirs, mine) && x86_64::equal8(theirs.add(len - 8), mine.add(len - 8)) };
     }
     let (mut room, mut at) = ([0u8; 64], 0);
     while at < len {
@@ -154,8 +152,8 @@ unsafe fn bytes(src: *const u8, dst: *mut u8, len: usize) {
 mod x86_64 {
     use std::arch::asm;
     use std::arch::x86_64::{
-        __m128i, _mm_and_si128, _mm_castps_si128, _mm_castsi128_ps, _mm_cmpeq_epi8, _mm_cmpeq_epi32, _mm_loadu_si128,
-        _mm_movemask_epi8, _mm_movemask_ps, _mm_set1_epi32, _mm_shuffle_ps,
+        __m128i, _mm_and_si128, _mm_castps_si128, _mm_castsi128_ps, _mm_cmpeq_epi32, _mm_movemask_ps, _mm_set1_epi32,
+        _mm_shuffle_ps,
     };
 
     macro_rules! mover {
@@ -197,13 +195,6 @@ mod x86_64 {
             asm!("movdqu {words}, [{src}]", words = out(xmm_reg) words, src = in(reg) src, options(nostack, preserves_flags, readonly));
         }
         words
-    }
-
-    /// Whether 16 shared bytes are 16 private ones.
-    #[inline(always)]
-    pub(super) unsafe fn equal16(shared: *const u8, private: *const u8) -> bool {
-        // SAFETY: the caller promises that both places are mapped.
-        unsafe { _mm_movemask_epi8(_mm_cmpeq_epi8(load16(shared), _mm_loadu_si128(private.cast()))) == 0xffff }
     }
 
     /// Whether 8 shared bytes are 8 private ones.
