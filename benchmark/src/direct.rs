@@ -29,7 +29,7 @@ const OURS: [&str; 5] = ["direct", "direct_batch", "handle", "handle_direct", "r
 /// A ping-pong under this, in nanoseconds, means that two CPUs are one core: rows with two processes are void.
 const LEAST_PINGPONG: f64 = 100.0;
 
-/// Measures direct gets against dashmap, papaya, scc and RwLock<HashMap>.
+/// Measures direct gets against dashmap, papaya, scc and a RwLock around a HashMap.
 #[derive(Clone, Debug, Parser)]
 #[command(version, after_help = "Example: bench-direct --keys 1000000 --writer --json")]
 pub struct Arguments {

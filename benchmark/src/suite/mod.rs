@@ -53,7 +53,7 @@ pub(crate) struct Run {
 }
 
 /// Title and arguments of every run; `S` stands for the seconds.
-const RUNS: [(&str, &str); 22] = [
+const RUNS: [(&str, &str); 24] = [
     ("roundtrip-spin", "bench-roundtrip --seconds S --wait spin"),
     ("roundtrip-adaptive", "bench-roundtrip --seconds S --wait adaptive"),
     ("roundtrip-block", "bench-roundtrip --seconds S --wait block"),
@@ -76,6 +76,8 @@ const RUNS: [(&str, &str); 22] = [
     ("direct-10m-writer", "bench-direct --keys 10000000 --writer --seconds S"),
     ("table", "bench-table --keys 1000000 --workers 2"),
     ("expiry", "bench-expiry --keys 10000000 --storms 1"),
+    ("evict", "bench-evict --ops 2000000"),
+    ("churn", "bench-churn --ops 5000000 --memory 512MiB"),
 ];
 
 /// Runs the suite from its arguments to its exit code.

@@ -1,4 +1,5 @@
-//! The report's sections on the table itself: operations and growth beside other maps, direct reads, keys that expire at once.
+//! The report's sections on the table itself: operations and growth beside other maps, direct reads, keys that expire at once,
+//! values that come and go in little room.
 
 use serde_json::Value;
 
@@ -17,7 +18,7 @@ fn two(number: f64) -> String {
 
 /// All of them.
 pub(crate) fn sections(runs: &[Run]) -> String {
-    operations(runs) + &growth(runs) + &direct(runs) + &expiry(runs)
+    operations(runs) + &growth(runs) + &direct(runs) + &expiry(runs) + &churn(runs) + &evict(runs)
 }
 
 fn operations(runs: &[Run]) -> String {
@@ -118,6 +119,29 @@ fn expiry(runs: &[Run]) -> String {
     section("Keys that expire at once", &head, of(runs, "bench-expiry").map(row).collect())
 }
 
+fn churn(runs: &[Run]) -> String {
+    let row = |(run, value): (&Run, &Value)| {
+        let mut row = vec![run.title.clone(), rate(value, "ops")];
+        row.extend(["ops_per_second_first", "ops_per_second_last"].map(|name| rate(value, name)));
+        row.extend([number(value, "ratio", 2), rate(value, "live_class_bytes"), rate(value, "memory_limit_bytes")]);
+        row
+    };
+    let head = ["churn", "operations", "ops/s first", "last", "ratio, machine's drift taken out", "live bytes", "limit"];
+    section("Values of 16 B to 64 KiB in a table that is nearly full", &head, of(runs, "bench-churn").map(row).collect())
+}
+
+fn evict(runs: &[Run]) -> String {
+    let row = |(run, value): (&Run, &Value)| {
+        let mut row = vec![run.title.clone(), rate(value, "keys"), number(value, "capacity_ratio", 2)];
+        row.extend(["hit_ratio", "lru_hit_ratio", "hit_ratio_ring", "hit_ratio_unhinted"].map(|name| number(value, name, 3)));
+        row.extend([number(value, "hit_ratio_over_lru", 3), number(value, "full_total", 0)]);
+        row
+    };
+    let head =
+        ["hit ratio", "keys", "capacity", "direct readers", "LRU", "by the ring", "without hints", "over LRU", "refused as full"];
+    section("A cache that evicts", &head, of(runs, "bench-evict").map(row).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,12 +157,14 @@ mod tests {
             ),
             run(json!({ "benchmark": "bench-expiry", "keys": 10_000_000, "ns_per_key_spread": spread })),
             run(json!({ "benchmark": "bench-direct", "direct_ns_spread": spread })),
+            run(json!({ "benchmark": "bench-churn", "ops": 5_000_000, "ratio": 0.987 })),
         ];
         let text = sections(&runs);
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
         assert!(line("| t insert").contains("100 (90 to 110)") && line("| t delete").contains('–'), "{text}");
         assert!(line("| t table, from").contains("1234") && line("| t idle loop").contains("777"), "{text}");
         assert!(text.contains("10.00 M") && text.contains("100.0 (90.0 to 110.0)"), "{text}");
+        assert!(text.contains("| 5.00 M ") && text.contains("| 0.99 "), "{text}");
         assert!(sections(&[]).is_empty());
         assert!(growth(&runs[1..]).is_empty());
     }
