@@ -4,6 +4,7 @@
 //! writers do one by one, each after an insert of a new key, so that no insert pays for more than one (W. Litwin, 1980).
 //!
 //! Y1: one split at a time, by whoever holds `splitting`; nobody waits for it. Y2: `grown_for` counts the splits handed out, done or not.
+//! Who misses memory for a split leaves it to later inserts, and says so in `stalled`: idle workers don't try in vain again and again.
 //! CRASH: all of this is private to the server; a joined table counts anew.
 
 use crate::sync::AtomicBool;
@@ -24,6 +25,8 @@ pub(crate) struct Growth {
     /// Buckets that there are or that writers owe.
     grown_for: CachePadded<AtomicI64>,
     splitting: CachePadded<AtomicBool>,
+    /// The last split tried could not be done.
+    stalled: AtomicBool,
 }
 
 impl Growth {
@@ -32,7 +35,14 @@ impl Growth {
             items: CachePadded::new(AtomicI64::new(items as i64)),
             grown_for: CachePadded::new(AtomicI64::new(buckets as i64)),
             splitting: CachePadded::new(AtomicBool::new(false)),
+            stalled: AtomicBool::new(false),
         }
+    }
+
+    /// Whether splits are due that nobody took, and the last one tried was done.
+    #[inline]
+    fn is_behind(&self) -> bool {
+        self.items.load(Relaxed) * 4 / LOAD_QUARTERS > self.grown_for.load(Relaxed) && !self.stalled.load(Relaxed)
     }
 
     /// Takes what one writer may do of the splits that are due.
@@ -44,7 +54,7 @@ impl Growth {
     }
 
     /// Gives splits back that could not be done.
-    pub(crate) fn give_back(&self, splits: u32) {
+    fn give_back(&self, splits: u32) {
         self.grown_for.fetch_sub(i64::from(splits), Relaxed);
     }
 
@@ -67,7 +77,7 @@ impl Writer<'_> {
         self.table.growth.items.fetch_add(untold, Relaxed) + untold
     }
 
-    /// After an insert of a new key, every now and then or while splits are owed: takes a share, does one.
+    /// After an insert of a new key, every now and then, when a chain got longer, or while splits are owed: takes a share, does one.
     #[cold]
     pub(crate) fn grow(&mut self) {
         if self.owed_splits == 0 {
@@ -79,19 +89,38 @@ impl Writer<'_> {
         }
     }
 
+    /// Does a split that is due, if any; whether there are more.
+    #[inline]
+    pub(crate) fn catch_up(&mut self) -> bool {
+        if self.owed_splits == 0 && !self.table.growth.is_behind() {
+            return false;
+        }
+        if self.owed_splits == 0 {
+            let items = self.tell();
+            self.owed_splits = self.table.growth.take_share(items) as u32;
+        }
+        self.owe_less() || self.table.growth.is_behind()
+    }
+
     /// Does one of the splits that this writer owes, unless another writer is at one; whether there are more to do.
-    pub(crate) fn owe_less(&mut self) -> bool {
+    fn owe_less(&mut self) -> bool {
         if self.owed_splits > 0 && self.table.growth.try_begin() {
             let done = self.split();
             self.table.growth.end();
+            // Relaxed: a hint.
+            self.table.growth.stalled.store(!done, Relaxed);
             if done {
                 self.owed_splits -= 1;
             } else {
                 // There is no memory for it yet, or no more room in the section: whoever tells next tries again.
-                self.table.growth.give_back(self.owed_splits);
-                self.owed_splits = 0;
+                self.give_splits_back();
             }
         }
         self.owed_splits > 0
+    }
+
+    /// Leaves the splits that this writer owes to others.
+    pub(crate) fn give_splits_back(&mut self) {
+        self.table.growth.give_back(std::mem::take(&mut self.owed_splits));
     }
 }

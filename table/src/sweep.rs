@@ -136,11 +136,11 @@ impl Sweeping {
 }
 
 impl Writer<'_> {
-    /// Does some of what would otherwise wait: splits that are owed, eviction and room for what comes when memory is short, and the
+    /// Does some of what would otherwise wait: a split that is due, eviction and room for what comes when memory is short, and the
     /// sweep, of at most `most_buckets` buckets. To be called between batches and when idle; takes no lock that anybody waits for,
     /// but for the buckets' own.
     pub fn work_ahead(&mut self, most_buckets: u32) -> Ahead {
-        let growing = self.owe_less();
+        let growing = self.catch_up();
         let evicting = self.evict_ahead(most_buckets);
         let making_room = self.memory_ahead(MOVED);
         let ahead = self.sweep(most_buckets);

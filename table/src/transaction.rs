@@ -384,7 +384,7 @@ impl LockedBuckets<'_, '_> {
         let writer = self.writer();
         for plan in stores() {
             match (plan.old_item, plan.item) {
-                (0, _) => writer.linked(),
+                (0, _) => writer.linked(false),
                 (_, 0) => writer.unlinked(1),
                 _ => {}
             }

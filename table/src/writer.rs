@@ -317,7 +317,7 @@ impl<'a> Writer<'a> {
         }
         match &probe.found {
             Some(found) => self.release(found.item, held_back),
-            None => self.linked(),
+            None => self.linked(is_link(store.new)),
         }
         answer
     }
@@ -425,12 +425,12 @@ impl<'a> Writer<'a> {
         true
     }
 
-    /// An item was linked where none was.
+    /// An item was linked where none was, in a new overflow line or not: a small table may be full of items that nobody told of.
     #[inline]
-    pub(crate) fn linked(&mut self) {
+    pub(crate) fn linked(&mut self, in_new_line: bool) {
         self.count(offset_of!(Counters, items), 1);
         self.untold += 1;
-        if self.untold >= TELL || self.owed_splits > 0 {
+        if self.untold >= TELL || self.owed_splits > 0 || in_new_line {
             self.grow();
         }
     }
@@ -465,6 +465,7 @@ impl<'a> Writer<'a> {
 impl Drop for Writer<'_> {
     fn drop(&mut self) {
         self.tell();
+        self.give_splits_back();
         self.cache.flush(&self.table.store);
         self.table.release(self.worker);
     }
