@@ -13,11 +13,12 @@ use crate::outcome::Outcome;
 use crate::server_half::live_items;
 use crate::sync::Ordering::{Relaxed, Release};
 use crate::words::MAX_VERSION;
-use crate::writer::Writer;
+use crate::writer::{VERSION_BLOCK, Writer};
 use std::mem::offset_of;
 
 /// Versions skipped by a clear: as many blocks as may be taken while the floor is being stored, without a second attempt.
 const GAP: u64 = 1 << 20;
+const _: () = assert!(GAP.is_multiple_of(VERSION_BLOCK));
 
 impl Writer<'_> {
     /// Removes every item at once, in time that does not depend on how many there are; their memory comes back by the
@@ -31,16 +32,20 @@ impl Writer<'_> {
         let floor_at = offset_of!(Header, version_floor) as u64;
         let count = live_items(&self.arena);
         loop {
-            let floor = counter.load(Relaxed) + GAP;
+            // Not whole blocks above the counter: so it shows who raised it.
+            let floor = counter.load(Relaxed) + GAP + 1;
             if floor > MAX_VERSION {
                 return publish(&Outcome::Full);
             }
             let store = SlotStore { slot: floor_at, old: self.arena.version_floor(), new: floor };
             let effect = Effect { kind: EffectKind::Cleared, version: floor, value: count };
             intent::write_and_apply(&self.arena, self.record, ticket, &effect, store);
-            // ORDER(next_version): Release pairs with the Acquire in `take_version_block` (F3). More than GAP versions went
-            // while the floor was on its way: their owners may have judged by the old floor, and another floor goes above them.
-            if counter.fetch_max(floor, Release) <= floor {
+            // ORDER(next_version): Release pairs with the Acquire in `take_version_block` (F3).
+            let seen = counter.fetch_max(floor, Release);
+            // Whoever needs a version above the floor may have raised the counter to it before us: it stands whole blocks above. Else more
+            // than GAP versions went while the floor was on its way: their owners may have judged by the old floor, and another floor goes
+            // above them.
+            if seen <= floor || (seen - floor).is_multiple_of(VERSION_BLOCK) {
                 break;
             }
         }

@@ -14,8 +14,8 @@ use crate::clock::Expiry;
 use crate::intent::{self, Effect, EffectKind, SlotStore, Ticket};
 use crate::layout::{GROUP, LINE};
 use crate::outcome::Outcome;
-use crate::sync::AtomicU64;
-use crate::sync::Ordering::{AcqRel, Relaxed};
+use crate::sync::Ordering::{AcqRel, Relaxed, SeqCst};
+use crate::sync::{AtomicU64, fence};
 use crate::words::{ItemHeader, MAX_EXPIRY, tag_of};
 use crate::writer::Writer;
 
@@ -74,8 +74,11 @@ impl Writer<'_> {
         // Most items outlive another one of their group: a look is enough for them. The sweep clears the word before it looks at
         // the group's buckets, each under its lock, and our bucket is locked: what it finds out does not miss our item.
         if word.load(Relaxed) < wanted {
-            // ORDER(deadline): AcqRel, before `next_due`: the sweep stores that first and reads the groups' words after.
+            // ORDER(deadline): AcqRel pairs with the sweep's look at the word.
             word.fetch_max(wanted, AcqRel);
+            // ORDER(deadline): before the look at `next_due`; pairs with the fence in `begin_round`: the sweep stores `next_due` first and
+            // reads the words after, so that it sees our word or we see that it emptied `next_due`.
+            fence(SeqCst);
         }
         self.table.sweeping.due_by(expiry);
     }

@@ -45,10 +45,10 @@ impl Writer<'_> {
         let seen = version.load(Relaxed) & !1;
         version.store(seen + 1, Relaxed);
         split::fill(&arena, bucket, &moved, lines);
-        self.cover(old, new);
         let next = if old + 1 == 1 << level { BucketCount::new(level + 1, 0) } else { BucketCount::new(level, old + 1) };
         // ORDER(bucket_count): Release pairs with the Acquire in `Arena::bucket_count` (Z1).
         arena.section.word(offset_of!(Header, bucket_count) as u64).store(next.0, Release);
+        self.cover(old, new);
         let spare = split::close_up(&arena, held.bucket, goes);
         self.enter_known(held.bucket, known.as_ref());
         self.enter_known(bucket, known.as_ref());
@@ -81,6 +81,7 @@ impl Writer<'_> {
 
     /// Lowers the deadline of the new bucket's group to that of the old one's (X1). While the sweep is at the old group its word says
     /// less than it should: the new group is then due at once. The old bucket is locked: the sweep does not leave the group before it.
+    /// The new bucket counts already: a sweep that takes its group's word away after this looks at it, and waits for its lock.
     fn cover(&self, old: u64, new: u64) {
         let from = group_word(&self.arena, old / GROUP);
         // ORDER(deadline): Acquire pairs with the sweep's swap: who sees a word taken away sees whose it was.

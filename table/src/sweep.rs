@@ -21,8 +21,8 @@ use crate::layout::{Counters, GROUP, Header, SLOTS};
 use crate::prefetch;
 use crate::split::MOST;
 use crate::sync::Mutex;
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sync::{AtomicBool, AtomicU64};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use crate::sync::{AtomicBool, AtomicU64, fence};
 use crate::words::offset_of_slot;
 use crate::writer::Writer;
 use crossbeam_utils::CachePadded;
@@ -113,8 +113,8 @@ impl Sweeping {
 
     /// The floor was raised, or memory is wanted.
     pub(crate) fn hurry(&self) {
-        // Relaxed: a hint; who sets it or anybody else works ahead soon.
-        self.hurry.store(true, Relaxed);
+        // ORDER(hurry): Release, after the floor's store; pairs with the Acquire in `begin_round`.
+        self.hurry.store(true, Release);
     }
 
     /// Whether there is nothing to sweep for, now or later.
@@ -178,6 +178,10 @@ impl Writer<'_> {
     /// Begins a round if there is reason to; else what to wait for.
     fn begin_round(&self, round: &mut Round) -> Option<Ahead> {
         let sweeping = &self.table.sweeping;
+        // ORDER(hurry): Acquire pairs with the Release in `hurry`: taken away before the floor is looked at, so that no clear goes unseen.
+        if sweeping.hurry.load(Relaxed) && sweeping.hurry.swap(false, Acquire) {
+            round.rest_until = 0;
+        }
         let floor = self.arena.version_floor();
         round.clears = (floor > round.swept_floor).then_some(floor);
         let due = sweeping.next_due.load(Relaxed);
@@ -185,16 +189,15 @@ impl Writer<'_> {
             if due == NO_DEADLINE {
                 return Some(Ahead::Nothing);
             }
-            let hurry = sweeping.hurry.load(Relaxed);
-            let start = if hurry { due } else { due.max(round.rest_until) };
+            let start = due.max(round.rest_until);
             if self.now_ms() < start {
                 return Some(Ahead::At(start));
             }
         }
-        sweeping.hurry.store(false, Relaxed);
         sweeping.since.store(due, Relaxed);
-        // ORDER(next_due): AcqRel, before the first group's word is read (U3).
         sweeping.next_due.swap(NO_DEADLINE, AcqRel);
+        // ORDER(next_due): before the first group's word is read (U3); pairs with the fence in `lower_deadline`.
+        fence(SeqCst);
         sweeping.busy.store(true, Relaxed);
         (round.under_way, round.bucket, round.least, round.in_vain) = (true, 0, NO_DEADLINE, 0);
         None
@@ -217,11 +220,13 @@ impl Writer<'_> {
                 sweeping.group.store(group, Relaxed);
                 // ORDER(deadline): AcqRel: as above, and before the group's buckets are locked (U2).
                 word.swap(0, AcqRel);
+                // The table may have grown since the round stood at its end, in the middle of a group: that is begun anew, with its word.
+                round.bucket = group * GROUP;
                 round.in_group = true;
                 return true;
             }
             round.least = round.least.min(deadline);
-            round.bucket += GROUP;
+            round.bucket = (group + 1) * GROUP;
         }
         false
     }

@@ -17,14 +17,14 @@ use crate::outcome::{Condition, ItemRef, Outcome, Refused};
 use crate::reservation::Reservation;
 use crate::seqlock;
 use crate::server_half::Table;
-use crate::sync::Ordering::{Acquire, Relaxed};
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::words::{ITEM_HEADER, ItemHeader, MAX_VERSION, is_link, slot_word, tag_of};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::mem::offset_of;
 
 /// Versions that a worker takes at a time.
-const VERSION_BLOCK: u64 = 4096;
+pub(crate) const VERSION_BLOCK: u64 = 4096;
 /// Items linked or unlinked until a writer tells the table of them.
 const TELL: i64 = 32;
 /// Tries of an operation that eviction makes room for, while others take it.
@@ -418,7 +418,8 @@ impl<'a> Writer<'a> {
             return false;
         }
         // A clear stores the floor before it raises the counter: whoever comes between helps it, or would find no block above.
-        counter.fetch_max(self.arena.version_floor(), Relaxed);
+        // ORDER(next_version): Release: who takes a version above the floor after us sees the floor that we saw (F3).
+        counter.fetch_max(self.arena.version_floor(), Release);
         // ORDER(next_version): Acquire pairs with the Release in `clear`: whoever gets a version above a floor sees that floor.
         self.next_version = counter.fetch_add(VERSION_BLOCK, Acquire);
         self.version_end = self.next_version + VERSION_BLOCK;
