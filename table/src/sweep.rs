@@ -129,6 +129,16 @@ impl Sweeping {
         self.group.load(Relaxed) == group
     }
 
+    /// The deadline that the sweep waits for; none while it is under way.
+    pub(crate) fn waits_for(&self) -> Option<u64> {
+        (!self.busy.load(Relaxed)).then(|| self.next_due.load(Relaxed))
+    }
+
+    /// Whether the items below this floor are unlinked, and nobody is at it.
+    pub(crate) fn has_swept(&self, floor: u64) -> bool {
+        self.round.try_lock().is_ok_and(|round| !round.under_way && round.swept_floor == floor)
+    }
+
     /// Milliseconds since the earliest deadline passed that may not have been swept for.
     pub(crate) fn lag_ms(&self, now: u64) -> u64 {
         now.saturating_sub(self.next_due.load(Relaxed).min(self.since.load(Relaxed)))
