@@ -9,7 +9,7 @@ use shmtable::Options;
 
 use crate::board::{Board, Word};
 use crate::watch::{freeze, send, until, watched};
-use crate::{churn, deaths, direct, expiry, forks, hostile, ranges, restarts, stops, transactions};
+use crate::{churn, deaths, direct, expiry, forks, hostile, ranges, restarts, sealed, stops, transactions};
 
 const VARIABLE: &str = "PROCESSES_ACTOR";
 /// Longer than any watchdog: a call of an actor that nobody answers fails the test by the watchdog.
@@ -32,6 +32,10 @@ const ROLES: &[(&str, Play)] = &[
     ("counting", restarts::play_counting),
     ("counting, failing fast", restarts::play_failing_fast),
     ("large values", restarts::play_large),
+    ("sealing writer", sealed::play_writer),
+    ("sealed, by ring", sealed::play_ring_reader),
+    ("sealed, directly", sealed::play_direct_reader),
+    ("sealed, alone", sealed::play_lone_reader),
     ("full lane", stops::play_full_lane),
     ("transfers", transactions::play_transfers),
     ("auditor", transactions::play_auditor),

@@ -21,6 +21,7 @@ mod ranges;
 mod reclaimed;
 mod requests;
 mod restarts;
+mod sealed;
 mod stops;
 mod timeouts;
 mod transactions;
