@@ -4,7 +4,7 @@
 //! and stops by itself. What they share is here; `METHODOLOGY.md` says how to read the figures and what they do not say.
 //!
 //! ```text
-//! bin/bench-*  ─▶ cli ─▶ roundtrip | throughput | stall | values | idle | direct | table_bench | expiry | evict   (one each)
+//! bin/bench-*  ─▶ cli ─▶ roundtrip | throughput | stall | values | idle | direct | table_bench | expiry | evict | churn   (one each)
 //!                          │                │
 //!                          │                └─▶ client_process ─▶ load, redis_peer   (in processes of their own)
 //!                          │                      board (shared page), ledger (what replies must say), keys, mix
@@ -14,6 +14,7 @@
 //! ```
 
 pub mod board;
+pub mod churn;
 pub mod cleanup;
 pub mod cli;
 pub mod client_process;

@@ -50,18 +50,24 @@ impl Writer<'_> {
     pub(crate) fn make_room(&mut self, class: u8, len: u64) -> Option<Block> {
         let units = if class == LARGE { len.div_ceil(UNIT) } else { least_units(usize::from(class)) } as u32;
         let store = &self.table.store;
-        for _ in 0..BATCHES {
-            if !self.evacuate(BATCH, units) {
-                break;
+        for _ in 0..2 {
+            for _ in 0..BATCHES {
+                if !self.evacuate(BATCH, units) {
+                    break;
+                }
+                let block = self.cache.take_free(store, class, len, Need::Usual);
+                if block.is_some() {
+                    return block;
+                }
             }
-            let block = self.cache.take_free(store, class, len, Need::Usual);
+            // What waits to leave has room of its own, and what was passed by for a while is tried again.
+            store.spans().cancel_all();
+            let block = self.cache.take_free(store, class, len, Need::Last);
             if block.is_some() {
                 return block;
             }
         }
-        // What waits to leave has room of its own.
-        store.spans().cancel_all();
-        self.cache.take_free(store, class, len, Need::Last)
+        None
     }
 
     /// Looks after the memory of the table between requests: hands cached blocks back when others need them, and once the
@@ -110,11 +116,14 @@ impl Writer<'_> {
             drop(spans);
             store.press();
         }
-        let mut free = [0; BATCH];
+        let (mut free, mut moved) = ([0; BATCH], 0);
         for (one, free) in moves[..got].iter().zip(&mut free) {
-            *free = if self.move_block(one) { one.from } else { one.to };
+            let done = self.move_block(one);
+            *free = if done { one.from } else { one.to };
+            moved += u64::from(done);
         }
         store.give(&free[..got]);
+        store.count_moved(moved);
         true
     }
 

@@ -257,6 +257,11 @@ impl Table {
         stats
     }
 
+    /// Blocks of memory whose contents were moved to make room, since this process has the table.
+    pub fn moved_blocks(&self) -> u64 {
+        self.store.moved()
+    }
+
     /// Sets the cap on committed bytes, at most what was reserved at format; what was set. Committed memory stays.
     pub fn set_memory_limit(&self, bytes: u64) -> u64 {
         self.store.set_limit(bytes)

@@ -118,14 +118,14 @@ impl Spans {
         self.open(id);
     }
 
-    /// Opens all leaving spans again; whether there were any.
-    pub(crate) fn cancel_all(&mut self) -> bool {
+    /// Opens all leaving spans again, and passes none by any longer.
+    pub(crate) fn cancel_all(&mut self) {
         self.runs_to_move.clear();
-        let any = !self.leaving.is_empty();
         while let Some(&id) = self.leaving.last() {
             self.cancel(id);
         }
-        any
+        self.choices += AVOID;
+        self.fruitless = (u64::MAX, 0);
     }
 
     /// After a pass over all leaving spans: lets the next one try again what was busy, once per span; whether any will.

@@ -57,6 +57,8 @@ pub(crate) struct Store {
     pressure: AtomicU64,
     /// Free units are few and no more can be committed.
     short: AtomicBool,
+    /// Blocks moved to make room.
+    moved: AtomicU64,
 }
 
 impl Store {
@@ -75,6 +77,7 @@ impl Store {
             woken: AtomicBool::new(false),
             pressure: AtomicU64::new(0),
             short: AtomicBool::new(false),
+            moved: AtomicU64::new(0),
         }
     }
 
@@ -191,6 +194,15 @@ impl Store {
     /// Asks all workers to hand their caches back.
     pub(crate) fn press(&self) {
         self.pressure.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_moved(&self, blocks: u64) {
+        self.moved.fetch_add(blocks, Relaxed);
+    }
+
+    /// Blocks moved since this process has the table.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved.load(Relaxed)
     }
 
     /// Whether room is to be made ahead of need.

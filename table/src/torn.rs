@@ -4,6 +4,7 @@
 pub(crate) mod memory;
 
 use crate::chain;
+use crate::classes::UNIT;
 use crate::intent::{self, SlotStore};
 use crate::layout::{Header, LINE, PARTS, Part, SLOTS};
 use crate::sync::Ordering::Relaxed;
@@ -387,4 +388,58 @@ fn nonsense_in_an_intent_record_is_ignored() {
     memory.word(table.arena.record(4)).store(0xff, Relaxed);
     drop(table);
     assert!(memory.join().expect("join").1.intents.is_empty());
+}
+
+/// An item of a key's bucket: its slot and its block.
+fn slot_of(table: &Table, n: u64) -> (u64, u64) {
+    let name = key(n);
+    let hash = table.hash(&name);
+    let bucket = table.arena.bucket(table.arena.bucket_count().index(hash));
+    let found = chain::find(&table.arena, table.arena.heap_end, bucket, tag_of(hash), name.as_slice()).expect("there");
+    (found.slot, found.item)
+}
+
+#[test]
+fn a_move_is_before_or_after_whatever_was_copied() {
+    for switched in [false, true] {
+        let memory = small(4);
+        let table = memory.format();
+        let mut writer = table.writer(0);
+        (0..10).for_each(|n| drop(put(&mut writer, n)));
+        // As an evacuation leaves it: the copy whole, the slot stored or not, the old block not retired.
+        let (slot, from) = slot_of(&table, 3);
+        let to = writer.reserve(&key(3), 10, 0, Expiry::Never).expect("room").block.offset;
+        table.arena.section.copy_inside(from, to, 32);
+        if switched {
+            memory.word(slot).store(slot_word(tag_of(table.hash(&key(3))), to), Relaxed);
+        }
+        writer.lock_bucket(table.arena.bucket_count().index(table.hash(&key(3))));
+        forget(writer);
+        drop(table);
+        let (table, recovery) = memory.join().expect("join");
+        assert_eq!((recovery.items, recovery.repaired_buckets, recovery.dropped_slots), (10, 1, 0));
+        assert_eq!(slot_of(&table, 3).1, if switched { to } else { from });
+        assert_items(&table, 0..10);
+    }
+}
+
+#[test]
+fn a_span_that_was_being_trimmed_keeps_its_items() {
+    let memory = small(4);
+    let table = memory.format();
+    let mut writer = table.writer(0);
+    (0..10).for_each(|n| drop(put(&mut writer, n)));
+    let entry = |table: &Table, unit: u64| table.arena.class_map + 8 * unit;
+    let (_, item) = slot_of(&table, 0);
+    let unit = (item - table.arena.heap_start) / UNIT;
+    let before = memory.word(entry(&table, unit)).load(Relaxed);
+    assert!(before >> 32 > 1, "a span of several units");
+    // The first store of a trim: the span's first unit says one unit, the others are as they were.
+    memory.word(entry(&table, unit)).store(before & u64::from(u32::MAX) | 1 << 32, Relaxed);
+    forget(writer);
+    drop(table);
+    let (table, recovery) = memory.join().expect("join");
+    assert_eq!((recovery.items, recovery.dropped_slots), (10, 0));
+    assert_eq!(memory.word(entry(&table, unit + 1)).load(Relaxed), 0, "what was trimmed is free");
+    assert_items(&table, 0..10);
 }

@@ -135,7 +135,7 @@ fn churn(memory: &Memory, share: u64, most: u32, ops: u64) {
 
 #[test]
 fn sizes_from_16_bytes_to_64_kib_churn_at_95_percent_of_the_limit() {
-    let (megabytes, ops) = if cfg!(debug_assertions) { (64, 300_000) } else { (256, 5_000_000) };
+    let (megabytes, ops) = if cfg!(debug_assertions) { (256, 400_000) } else { (256, 5_000_000) };
     let number = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (megabytes, ops, share) = (number("MEGABYTES", megabytes), number("OPS", ops), number("SHARE", 95));
     churn(&Memory::new(megabytes << 20, megabytes * 32, 1 << 16), share, 64 << 10, ops);

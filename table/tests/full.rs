@@ -52,8 +52,9 @@ fn at_the_limit_reads_deletes_and_fitting_overwrites_go_on() {
         let items = fill(&mut writer, len);
         assert!(items * (len + 28) * 100 >= (14 << 20) * 60, "{items} items of {len} bytes fill a fair part");
         assert!(table.stats().memory_used_bytes <= 16 << 20 && table.stats().full_total > 0);
-        // Larger never fits; the same length and shorter do, again and again.
-        assert_eq!(insert(&mut writer, 0, len * 3 + 4000), Outcome::Full, "{len}");
+        // Larger fits a few times at most, where room can be made; the same length and shorter do, again and again.
+        let larger = (0..items).find(|&n| insert(&mut writer, n, len * 3 + 4000) == Outcome::Full).expect("full again");
+        assert!(larger * (len * 2 + 4000) <= 1 << 20, "{larger} larger than {len}");
         for round in 0..3 {
             for n in 0..items {
                 let shorter = if round == 2 { len - len / 16 } else { len };
