@@ -80,7 +80,11 @@ impl Report for Churned {
 impl fmt::Display for Churned {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (first, last) = (short(self.ops_per_second_first), short(self.ops_per_second_last));
-        writeln!(out, "{} operations: {first} per second at first, {last} at last, {:.3} of it calibrated", self.ops, self.ratio)?;
+        writeln!(
+            out,
+            "{} operations: {first} per second at first, {last} at last, {:.3} of it calibrated",
+            self.ops, self.ratio
+        )?;
         let share = self.live_class_bytes as f64 * 100.0 / self.memory_limit_bytes as f64;
         writeln!(out, "{} live items in {:.2} % of the limit, {} errors", self.live_items, share, self.errors)
     }
@@ -165,7 +169,8 @@ impl Churn<'_> {
             self.delete();
             ops += 1;
         }
-        let replaced = (!self.live.is_empty() && self.random.next().is_multiple_of(4)).then(|| self.random.below(self.live.len()));
+        let replaced =
+            (!self.live.is_empty() && self.random.next().is_multiple_of(4)).then(|| self.random.below(self.live.len()));
         let from = self.random.below(MOST as usize) as u32;
         let (number, expected) = match replaced {
             Some(at) => {

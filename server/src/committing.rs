@@ -7,13 +7,17 @@ use std::thread;
 
 use table::Table;
 
-/// Commits ahead until `stop` says so. Sleeps until the thread is unparked: by a worker that finds little left of what was
-/// committed ahead, or by whoever sets `stop`.
-pub(crate) fn commit_until(table: &Table, stop: &AtomicBool) {
+use crate::table_file::Backing;
+
+/// Commits ahead until `stop` says so, and makes huge pages while there is nothing to commit. Sleeps until the thread is
+/// unparked: by a worker that finds little left of what was committed ahead, or by whoever sets `stop`.
+pub(crate) fn commit_until(table: &Table, backing: &Backing, stop: &AtomicBool) {
     table.set_committer(thread::current());
     // ORDER(stop): Acquire pairs with the Release of whoever sets it; only the flag itself is passed.
     while !stop.load(Ordering::Acquire) {
         while !stop.load(Ordering::Relaxed) && table.commit_ahead() {}
-        thread::park();
+        if !backing.make_huge_page() {
+            thread::park();
+        }
     }
 }

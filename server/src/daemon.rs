@@ -149,10 +149,10 @@ impl Daemon<'_> {
 
     /// Starts the thread that keeps memory committed ahead of the workers.
     fn start_committing<'s>(&'s self, scope: &'s Scope<'s, '_>) -> Result<thread::Thread, ServerError> {
-        let table = &self.joined.table;
+        let Joined { table, backing, .. } = &self.joined;
         let work = move || {
             block_in_worker();
-            committing::commit_until(table, &self.stop_committing);
+            committing::commit_until(table, backing, &self.stop_committing);
         };
         let spawned = thread::Builder::new().name("commit".to_owned()).spawn_scoped(scope, work);
         spawned

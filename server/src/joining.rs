@@ -46,6 +46,7 @@ const ATTEMPTS: u32 = 16;
 pub(crate) struct Joined {
     pub(crate) region: Arc<ServerRegion>,
     pub(crate) table: Table,
+    pub(crate) backing: Backing,
     pub(crate) file: TableFile,
     /// What was repaired in a table that was taken over. Its intents name requests of the lanes that it was served through, so
     /// there are none of them where the rings are new.
@@ -188,7 +189,7 @@ fn join(options: &Options, region: ServerRegion, cgroup: &Cgroup) -> Result<Join
     let backing = file.backing(cgroup.clone(), Pages { huge: options.huge_pages, prefault: options.prefault });
     // SAFETY: the mapping is page-aligned, as long as said, and kept by the handler's caller until the process ends (`Joined`
     // drops the table before the file); the lock on the rings makes this process the only writer (J1).
-    let (table, recovery) = unsafe { Table::join(file.base(), file.len(), Box::new(backing)) }
+    let (table, recovery) = unsafe { Table::join(file.base(), file.len(), Box::new(backing.clone())) }
         .map_err(|source| ServerError::Join { path: path.clone(), source })?;
     table.set_state(RegionState::Forming);
     if options.prefault {
@@ -201,7 +202,7 @@ fn join(options: &Options, region: ServerRegion, cgroup: &Cgroup) -> Result<Join
         let (kept, asked) = (format_size(table.max_value().into()), format_size(options.max_value.into()));
         tracing::info!(kept, asked, "the longest value is that of the kept table or of --max-value, whichever is less");
     }
-    Ok(Joined { region, table, file, recovery: Some(recovery) })
+    Ok(Joined { region, table, backing, file, recovery: Some(recovery) })
 }
 
 /// Applies `--memory` to a kept table, which holds as much as its address range was made for.
@@ -226,10 +227,11 @@ fn make(options: &Options, region: ServerRegion, cgroup: &Cgroup) -> Result<Join
         let file = TableFile::create(&options.name.table_path(), geometry.file_len(), options.table_mode, options.gid)?;
         let huge = options.huge_pages && geometry.memory_limit() >= HUGE_FROM;
         let backing = file.backing(cgroup.clone(), Pages { huge, prefault: options.prefault });
-        format(options, &region, &file, &geometry, backing).inspect_err(|_| file.unlink()).map(|table| (file, table))
+        let formatted = format(options, &region, &file, &geometry, backing.clone()).inspect_err(|_| file.unlink());
+        formatted.map(|table| (file, backing, table))
     });
     match made {
-        Ok((file, table)) => Ok(Joined { region, table, file, recovery: None }),
+        Ok((file, backing, table)) => Ok(Joined { region, table, backing, file, recovery: None }),
         Err(error) => {
             if let Err(error) = region.unlink() {
                 tracing::warn!(%error, "cannot remove the rings of the failed start");

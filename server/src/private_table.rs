@@ -16,11 +16,12 @@ use crate::exit::ServerError;
 use crate::joining::random;
 use crate::memory::HUGE_FROM;
 use crate::service;
-use crate::table_file::{Pages, TableFile};
+use crate::table_file::{Backing, Pages, TableFile};
 
 /// A table in memory that only this process reaches.
 pub struct PrivateTable {
     table: Table,
+    backing: Backing,
     /// Keeps the table's memory mapped; dropped after it.
     _file: TableFile,
 }
@@ -43,7 +44,7 @@ impl PrivateTable {
     pub fn while_committing<R>(&self, work: impl FnOnce() -> R) -> R {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
-            let committing = scope.spawn(|| committing::commit_until(&self.table, &stop));
+            let committing = scope.spawn(|| committing::commit_until(&self.table, &self.backing, &stop));
             let _end = End { stop: &stop, thread: committing.thread() };
             work()
         })
@@ -75,9 +76,9 @@ fn make(path: &Path, memory: u64, buckets: u64, max_value: u32) -> Result<Privat
     }
     // SAFETY: the mapping is page-aligned, as long as the geometry says and dropped after the table; its first ranges are
     // backed; without a name, no other process writes it.
-    let table = unsafe { Table::format(file.base(), &geometry, seed, [0; 16], Box::new(backing)) }
+    let table = unsafe { Table::format(file.base(), &geometry, seed, [0; 16], Box::new(backing.clone())) }
         .map_err(|source| ServerError::Format { path: path.to_owned(), source })?;
-    Ok(PrivateTable { table, _file: file })
+    Ok(PrivateTable { table, backing, _file: file })
 }
 
 #[cfg(test)]

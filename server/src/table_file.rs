@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -113,7 +113,8 @@ impl TableFile {
 
     /// What backs ranges of this file.
     pub(crate) fn backing(&self, cgroup: Cgroup, pages: Pages) -> Backing {
-        Backing { path: self.path.clone(), file: Arc::clone(&self.file), map: Arc::clone(&self.map), cgroup, pages }
+        let (path, file, map) = (self.path.clone(), Arc::clone(&self.file), Arc::clone(&self.map));
+        Backing { path, file, map, cgroup, pages, small: Arc::default() }
     }
 
     /// Touches the pages of a range for writing without changing a byte, so that nobody meets them for the first time.
@@ -159,6 +160,8 @@ pub(crate) struct Backing {
     map: Arc<AlignedMap>,
     cgroup: Cgroup,
     pages: Pages,
+    /// Ranges (start, end) that are backed by small pages and may still become huge ones, the newest last.
+    small: Arc<Mutex<Vec<(u64, u64)>>>,
 }
 
 /// What is done to memory when it is backed, beside that.
@@ -170,12 +173,56 @@ pub(crate) struct Pages {
     pub(crate) prefault: bool,
 }
 
+const HUGE: u64 = HUGE_PAGE as u64;
+
+/// Where the first whole huge page at or behind an offset begins.
+fn first_piece(offset: u64) -> u64 {
+    offset.next_multiple_of(HUGE)
+}
+
 /// The most that is touched at once without being asked for: a table formatted for very many buckets starts quicker.
 const TOUCHED_AT_ONCE: u64 = 1 << 30;
 
 impl Backing {
-    /// Backs a range; what is backed already stays as it is.
+    /// Backs a range before anybody uses the table, with huge pages at once; what is backed already stays as it is.
     pub(crate) fn back(&self, offset: u64, len: u64) -> Result<(), ServerError> {
+        self.allocate(offset, len)?;
+        if self.pages.huge {
+            collapse(&self.map, offset, len);
+        }
+        if self.pages.prefault || len <= TOUCHED_AT_ONCE {
+            populate(&self.map, offset, len);
+        }
+        Ok(())
+    }
+
+    /// Makes one huge page of memory that was committed since; false if there is none to make. A reader of that page waits
+    /// for it once.
+    pub(crate) fn make_huge_page(&self) -> bool {
+        let piece = {
+            let mut small = self.small();
+            let Some(place) = small.iter().rposition(|&(start, end)| first_piece(start) + HUGE <= end) else { return false };
+            let range = &mut small[place];
+            let piece = first_piece(range.0);
+            range.0 = piece + HUGE;
+            if range.0 == range.1 {
+                small.remove(place);
+            }
+            piece
+        };
+        if !collapse(&self.map, piece, HUGE) {
+            // What failed once fails again: what was committed so far stays as it is.
+            self.small().clear();
+        }
+        true
+    }
+
+    fn small(&self) -> MutexGuard<'_, Vec<(u64, u64)>> {
+        self.small.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Reserves memory for a range.
+    fn allocate(&self, offset: u64, len: u64) -> Result<(), ServerError> {
         let none = |available| ServerError::NoMemory { path: self.path.clone(), asked: len, available, flag: "--memory" };
         // The kernel charges pages of a tmpfs to the group that touches them first, and kills rather than refuses when the
         // group is full. So the group is asked before.
@@ -199,22 +246,26 @@ impl Backing {
                 }
             }
         }
-        if self.pages.huge {
-            collapse(&self.map, offset, len);
-        }
-        if self.pages.prefault || len <= TOUCHED_AT_ONCE {
-            populate(&self.map, offset, len);
-        }
         Ok(())
     }
 }
 
 impl Commit for Backing {
     fn commit(&self, offset: u64, len: u64) -> Result<(), CommitError> {
-        self.back(offset, len).map_err(|error| {
+        self.allocate(offset, len).map_err(|error| {
             tracing::warn!(%error, "the table cannot grow");
             CommitError { offset, len, reason: error.to_string() }
-        })
+        })?;
+        // Small pages for now: somebody may wait, and making a huge one takes long when all processors are busy.
+        populate(&self.map, offset, len);
+        if self.pages.huge {
+            let mut small = self.small();
+            match small.iter_mut().find(|range| range.1 == offset) {
+                Some(range) => range.1 += len,
+                None => small.push((offset, offset + len)),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -320,6 +371,16 @@ mod tests {
         // SAFETY: as above.
         assert_eq!(unsafe { table.base().as_ptr().add(5 << 20).read() }, 9);
         assert_eq!(blocks(&path), 16 << 20);
+        // What is committed later waits for its huge pages: only whole ones, and only what was committed.
+        for at in (20..25).chain(40..41) {
+            backing.commit(at << 20, 1 << 20).expect("committed");
+        }
+        // SAFETY: as above.
+        unsafe { table.base().as_ptr().add(21 << 20).write(8) };
+        while backing.make_huge_page() {}
+        // SAFETY: as above.
+        assert_eq!(unsafe { table.base().as_ptr().add(21 << 20).read() }, 8);
+        assert_eq!(blocks(&path), 22 << 20);
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Committing the heap and its class map in steps, ahead of the workers, within the limit. For the buckets see [`crate::bucket_memory`].
 //!
 //! J1: a step is backed, and touched by whoever backs it, before it is published: so no worker meets a page for the first
-//! time, unless it had to commit itself. J2: `used` never passes the limit. J3: a part grows by whole huge pages once it
-//! is large and its end is aligned, so that the backing may use them.
+//! time, unless it had to commit itself. J2: `used` never passes the limit.
 //! CRASH: memory committed but not yet counted in the header is committed again, which does nothing.
 
 use crate::classes::UNIT;
@@ -11,10 +10,6 @@ use crate::store::Store;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::thread::Thread;
 
-/// Tables of a lower limit do without huge pages.
-const HUGE_LIMIT: u64 = 64 << 20;
-/// Parts grow by huge pages once they have so many bytes.
-const HUGE_FROM: u64 = 8 << 20;
 /// Least step.
 const STEP: u64 = 256 << 10;
 
@@ -67,7 +62,8 @@ impl Store {
     pub(crate) fn grow(&self, seen: u64) -> bool {
         let _growing = self.growing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let units = self.spans().pool.units();
-        units > seen || self.commit_heap(units)
+        // A worker that has to do it itself does little.
+        units > seen || self.commit_heap(units, STEP)
     }
 
     /// Keeps memory ahead of the workers and of growth; whether it committed any. For one background thread.
@@ -85,24 +81,21 @@ impl Store {
             let spans = self.spans();
             (spans.pool.units(), spans.pool.free_units())
         };
-        free * UNIT < self.high_mark() && self.commit_heap(units)
+        free * UNIT < self.high_mark() && self.commit_heap(units, self.step(units * UNIT, STEP))
     }
 
-    /// Length of the next step of a part that has `bytes` already, usually not below `least`.
+    /// Length of the next step of a part that has `bytes` already, not below `least` but for the way to a huge page's end.
     pub(crate) fn step(&self, bytes: u64, least: u64) -> u64 {
         let to_boundary = HUGE_PAGE - bytes % HUGE_PAGE;
-        if self.limit() >= HUGE_LIMIT && bytes >= HUGE_FROM && to_boundary == HUGE_PAGE {
-            return HUGE_PAGE;
-        }
         (bytes / 32 / UNIT * UNIT).clamp(least, HUGE_PAGE).min(to_boundary)
     }
 
-    /// Commits the next step of the heap and of the class map. The caller holds `growing`.
-    fn commit_heap(&self, units: u64) -> bool {
+    /// Commits `bytes` more of the heap, as far as the limit allows, and of the class map. The caller holds `growing`.
+    fn commit_heap(&self, units: u64, bytes: u64) -> bool {
         let (used, limit) = (self.used(), self.spendable());
         let map_end = self.committed(Part::ClassMap);
         let left = (self.arena.heap_end - self.arena.heap_start) / UNIT - units;
-        let step = (self.step(units * UNIT, STEP) / UNIT).min(left);
+        let step = (bytes / UNIT).min(left);
         let map_need = ((units + step) * 8).next_multiple_of(PAGE).saturating_sub(map_end);
         let step = step.min(limit.saturating_sub(used + map_need) / UNIT);
         if step == 0 {
