@@ -408,5 +408,6 @@ fn the_memory_of_the_dead_serves_again() {
     assert_eq!((table.stats().items, table.stats().overflow_lines), (0, 0));
     drop(writer);
     table.check_invariants().expect("invariants");
-    assert_eq!(fill_until_full(&table, Expiry::Never), first);
+    let again = fill_until_full(&table, Expiry::Never);
+    assert!(again >= first, "{again} items after {first} that expired");
 }
