@@ -11,6 +11,7 @@ use crate::intent::{self, Effect, EffectKind, SlotStore, Ticket};
 use crate::layout::Header;
 use crate::outcome::Outcome;
 use crate::server_half::live_items;
+use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Relaxed, Release};
 use crate::words::MAX_VERSION;
 use crate::writer::{VERSION_BLOCK, Writer};
@@ -40,12 +41,7 @@ impl Writer<'_> {
             let store = SlotStore { slot: floor_at, old: self.arena.version_floor(), new: floor };
             let effect = Effect { kind: EffectKind::Cleared, version: floor, value: count };
             intent::write_and_apply(&self.arena, self.record, ticket, &effect, store);
-            // ORDER(next_version): Release pairs with the Acquire in `take_version_block` (F3).
-            let seen = counter.fetch_max(floor, Release);
-            // Whoever needs a version above the floor may have raised the counter to it before us: it stands whole blocks above. Else more
-            // than GAP versions went while the floor was on its way: their owners may have judged by the old floor, and another floor goes
-            // above them.
-            if seen <= floor || (seen - floor).is_multiple_of(VERSION_BLOCK) {
+            if raise(counter, floor) {
                 break;
             }
         }
@@ -55,5 +51,41 @@ impl Writer<'_> {
         let answer = publish(&Outcome::Cleared { count });
         intent::clear(&self.arena, self.record);
         answer
+    }
+}
+
+/// Raises the version counter to a floor that is stored; false if versions of the floor or above may have gone to who did not see it.
+fn raise(counter: &AtomicU64, floor: u64) -> bool {
+    // ORDER(next_version): Release pairs with the Acquire in `take_version_block` (F3).
+    let seen = counter.fetch_max(floor, Release);
+    // Whoever needs a version above the floor may have raised the counter to it before us: then it stands whole blocks above. Else more
+    // than GAP versions went while the floor was on its way: their owners may have judged by the old floor, and another floor goes
+    // above them.
+    seen <= floor || (seen - floor).is_multiple_of(VERSION_BLOCK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A second floor would take what was written, read and answered after the first one took effect.
+    #[test]
+    fn help_is_told_from_an_overrun() {
+        for before in [1, 4097, 1 << 40] {
+            let floor = before + GAP + 1;
+            for (raised_to, blocks, enough) in [
+                (0, 0, true),
+                (0, 200, true),
+                (floor, 0, true),
+                (floor, 1, true),
+                (floor, 300, true),
+                (0, 257, false),
+                (0, 900, false),
+            ] {
+                let counter = AtomicU64::new(before.max(raised_to) + blocks * VERSION_BLOCK);
+                assert_eq!(raise(&counter, floor), enough, "{before}, raised to {raised_to}, {blocks} blocks");
+                assert!(counter.load(Relaxed) >= floor);
+            }
+        }
     }
 }

@@ -104,6 +104,8 @@ mod target;
 #[cfg(all(test, not(loom)))]
 mod torn;
 #[cfg(all(test, not(loom)))]
+mod torn_growth;
+#[cfg(all(test, not(loom)))]
 mod torn_transaction;
 #[cfg(not(loom))]
 mod transaction;
