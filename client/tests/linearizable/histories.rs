@@ -59,3 +59,10 @@ fn clearing_among_writes() {
         judge("clear", workers, true, &Plan { styles: &STYLES, rounds: 60, calls: 8, mix, pause_us: 0, growth: 5 });
     }
 }
+
+#[test]
+fn ends_within_batches() {
+    let mix = Mix { expiry: true, ..Mix::default() };
+    let styles = [Style::Reader, Style::Pipelined(10), Style::Pipelined(10), Style::Sync];
+    judge("ends", "2", false, &Plan { styles: &styles, rounds: 60, calls: 24, mix, pause_us: 100, growth: 10 });
+}

@@ -134,10 +134,14 @@ fn an_item_that_is_over_too_early_or_too_late() {
     one_of_two(std::slice::from_ref(&write), (1, 121, 130, READ, value("short")), (1, 121, 130, READ, Answer::Absent));
     one_of_two(std::slice::from_ref(&write), (1, 80, 89, READ, Answer::Absent), (1, 80, 91, READ, Answer::Absent));
     one_of_two(std::slice::from_ref(&write), (1, 121, 130, READ, value("short")), (1, 119, 130, READ, value("short")));
-    // In between either may be seen, but nobody sees it after somebody has missed it, and who sees it narrows the interval.
+    // In between either may be seen, but nobody who begins after somebody has missed it sees it, and who sees it narrows the interval.
     let missed = (1, 100, 101, READ, Answer::Absent);
     one_of_two(&[write.clone(), missed.clone()], (2, 102, 103, READ, value("short")), (2, 102, 103, READ, Answer::Absent));
     one_of_two(&[write.clone(), missed], (2, 102, 103, incr(1), Answer::NoNumber), (2, 102, 103, incr(1), number(1)));
+    // A write that looked at the clock before, and took effect after somebody missed the item, may have seen it still.
+    let replace = insert_if("next", Condition::IfPresent, Life::Endless);
+    let absent = (1, 100, 101, READ, Answer::Absent);
+    one_of_two(&[write.clone(), absent], (2, 102, 110, replace.clone(), stored(true)), (2, 99, 110, replace, stored(true)));
     let seen = (1, 110, 111, READ, value("short"));
     one_of_two(&[write, seen], (2, 105, 109, READ, Answer::Absent), (2, 105, 112, READ, Answer::Absent));
 }

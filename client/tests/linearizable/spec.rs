@@ -5,8 +5,9 @@
 //!   an item's time to live reads it.
 //! - **L2** Expiry is an interval. An item that was given a time to live at some moment between a call's start and its end is over at some
 //!   moment between the two that follow from them, give or take [`GRANULARITY`]. A call that ended before the first must see the item,
-//!   one that began after the second must not, and others may say either, but they must agree: whoever saw it alive shows that it was
-//!   not over when that call began, and once somebody saw it gone it is gone.
+//!   one that began after the second must not, and others may say either, but they must agree about the end: each has looked at the
+//!   clock once between its start and its end. Who saw the item shows that it was not over when that call began, and who missed it
+//!   that it was when that call ended.
 //! - **L3** A client's requests take effect in the order sent, though their intervals overlap in a pipeline.
 
 use std::sync::Arc;
@@ -153,12 +154,13 @@ impl State {
         Some(item)
     }
 
-    /// L2: the key was seen absent, and is from then on.
+    /// L2: the key was seen absent.
     fn dead(&mut self, key: usize, now: Span) -> Option<()> {
-        if let Some(item) = &self.items[key] {
-            (now.to >= item.until?.from).then_some(())?;
+        if let Some(item) = &mut self.items[key] {
+            let until = item.until.as_mut()?;
+            (now.to >= until.from).then_some(())?;
+            until.to = until.to.min(now.to);
         }
-        self.items[key] = None;
         Some(())
     }
 
@@ -246,7 +248,9 @@ impl State {
         for ((key, write), version) in steps.writes.iter().zip(versions) {
             match write {
                 Some((value, life)) => {
-                    let until = life.until(now, self.items[*key].as_ref());
+                    // L1: who keeps what the item has was told whether there is one.
+                    let alive = steps.reads.iter().zip(reads).any(|(read, found)| read == key && found.is_some());
+                    let until = life.until(now, self.items[*key].as_ref().filter(|_| alive));
                     self.put(*key, value.clone(), *version, until)?;
                 }
                 None => {
