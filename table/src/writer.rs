@@ -27,6 +27,8 @@ use std::mem::offset_of;
 pub(crate) const VERSION_BLOCK: u64 = 4096;
 /// Items linked or unlinked until a writer tells the table of them.
 const TELL: i64 = 32;
+/// An expiry that is no further off is judged by a clock that was just read: longer than any batch takes.
+const NEAR_MS: u64 = 1_000;
 /// Tries of an operation that eviction makes room for, while others take it.
 pub(crate) const ROOM_TRIES: u32 = 8;
 /// The writer of one worker.
@@ -43,6 +45,8 @@ pub struct Writer<'a> {
     clock: RegionClock,
     /// What this writer takes for now; 0 until it has asked the clock.
     now: Cell<u64>,
+    /// It was told so, and does not ask.
+    fixed: Cell<bool>,
     /// Items linked less unlinked that growth has not been told of.
     pub(crate) untold: i64,
     /// Splits that this writer has taken upon itself.
@@ -80,6 +84,7 @@ impl<'a> Writer<'a> {
             eviction: table.eviction.get(),
             clock: table.clock,
             now: Cell::new(0),
+            fixed: Cell::new(false),
             untold: 0,
             owed_splits: 0,
             single: PhantomData,
@@ -107,6 +112,7 @@ impl<'a> Writer<'a> {
     #[inline]
     pub fn refresh_clock(&mut self) {
         self.now.set(0);
+        self.fixed.set(false);
     }
 
     /// Sets what this writer takes for now, until [`Writer::refresh_clock`], in milliseconds since the region's epoch: items
@@ -114,6 +120,7 @@ impl<'a> Writer<'a> {
     #[inline]
     pub fn set_now(&mut self, ms: u64) {
         self.now.set(ms.max(1));
+        self.fixed.set(true);
     }
 
     /// What this writer takes for now.
@@ -140,7 +147,14 @@ impl<'a> Writer<'a> {
     /// Whether an item counts as absent: expired, or of before the last clear, whose version floor is `floor`.
     #[inline]
     pub(crate) fn is_dead(&self, header: &ItemHeader, floor: u64) -> bool {
-        header.version < floor || (header.expiry != 0 && header.expiry <= self.now_ms())
+        header.version < floor || (header.expiry != 0 && self.has_passed(header.expiry))
+    }
+
+    /// Whether a time has come. What a batch took for now at its beginning does for times far off; near one the clock is asked again, so that
+    /// no write finds alive what a reader has found gone before.
+    fn has_passed(&self, expiry: u64) -> bool {
+        let now = self.now_ms();
+        expiry <= now || (expiry - now <= NEAR_MS && !self.fixed.get() && expiry <= self.ask_clock())
     }
 
     /// The item a lookup found, unless it counts as absent.
