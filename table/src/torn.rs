@@ -405,9 +405,7 @@ fn a_move_is_before_or_after_whatever_was_copied() {
         let memory = small(4);
         let table = memory.format();
         let mut writer = table.writer(0);
-        (0..10).for_each(|n| {
-            put(&mut writer, n);
-        });
+        (0..10).for_each(|n| assert!(matches!(put(&mut writer, n), Outcome::Inserted { .. })));
         // As an evacuation leaves it: the copy whole, the slot stored or not, the old block not retired.
         let (slot, from) = slot_of(&table, 3);
         let to = writer.reserve(&key(3), 10, 0, Expiry::Never).expect("room").block.offset;
@@ -430,9 +428,7 @@ fn a_span_that_was_being_trimmed_keeps_its_items() {
     let memory = small(4);
     let table = memory.format();
     let mut writer = table.writer(0);
-    (0..10).for_each(|n| {
-        put(&mut writer, n);
-    });
+    (0..10).for_each(|n| assert!(matches!(put(&mut writer, n), Outcome::Inserted { .. })));
     let entry = |table: &Table, unit: u64| table.arena.class_map + 8 * unit;
     let (_, item) = slot_of(&table, 0);
     let unit = (item - table.arena.heap_start) / UNIT;

@@ -79,9 +79,7 @@ fn a_moved_item_keeps_key_value_and_version() {
     for n in 0..6000 {
         assert!(matches!(insert(&mut writer, n, &value(n, n, 200)), Outcome::Inserted { .. }));
     }
-    (0..6000).filter(|n| n % 4 != 0).for_each(|n| {
-        delete(&mut writer, n);
-    });
+    (0..6000).filter(|n| n % 4 != 0).for_each(|n| assert!(matches!(delete(&mut writer, n), Outcome::Deleted { .. })));
     let before: Vec<_> = (0..6000).step_by(4).map(|n| read(&writer, n).expect("there")).collect();
     while writer.evacuate_step(16) {}
     assert!(table.moved_blocks() > 500, "{} blocks were moved", table.moved_blocks());
@@ -125,9 +123,9 @@ fn large_items_find_room_in_a_row_among_scattered_small_ones() {
     let items = fill(&mut writer, 0, 3000);
     let mut random = Random(5);
     let kept: Vec<u64> = (0..items).filter(|_| random.next().is_multiple_of(2)).collect();
-    (0..items).filter(|n| kept.binary_search(n).is_err()).for_each(|n| {
-        delete(&mut writer, n);
-    });
+    (0..items)
+        .filter(|n| kept.binary_search(n).is_err())
+        .for_each(|n| assert!(matches!(delete(&mut writer, n), Outcome::Deleted { .. })));
     let large = fill(&mut writer, items, 1 << 20);
     assert!(large - items >= 11, "{} items of 1 MiB fit into half of 32 MiB", large - items);
     for n in kept {
@@ -146,9 +144,7 @@ fn what_another_worker_caches_comes_back_when_memory_is_short() {
         for n in 0..16 {
             assert!(matches!(insert(&mut other, n, &value(n, 0, 100 * (round + 1))), Outcome::Inserted { .. }));
         }
-        (0..16).for_each(|n| {
-            delete(&mut other, n);
-        });
+        (0..16).for_each(|n| assert!(matches!(delete(&mut other, n), Outcome::Deleted { .. })));
     }
     let items = fill(&mut one, 100, 3000);
     other.memory_ahead(1);
@@ -204,7 +200,10 @@ fn churn(writer: &mut Writer<'_>, random: &mut Random, keys: std::ops::Range<u64
                     other => panic!("{other:?}"),
                 }
             }
-            4..=6 => drop(delete(writer, n)),
+            4..=6 => {
+                let outcome = delete(writer, n);
+                assert!(matches!(outcome, Outcome::Deleted { .. } | Outcome::NotFound), "{outcome:?}");
+            }
             _ => {
                 if let Some((_, bytes)) = read(writer, n) {
                     assert_whole(n, &bytes);
