@@ -69,11 +69,17 @@ impl World {
 
     /// Unlinks and retires a key's item.
     pub fn remove(&self, key: u64) {
+        self.remove_and_tell(key, || ());
+    }
+
+    /// The same; between the two `tell` answers whoever asked for it.
+    pub fn remove_and_tell(&self, key: u64, tell: impl FnOnce()) {
         let bucket = self.arena.section.word(0);
         let seen = seqlock::lock(bucket);
         let found = chain::find(&self.arena, self.arena.heap_end, 0, tag_of(0), &key.to_le_bytes()[..]);
         let found = found.expect("the model removes what is there");
         self.arena.section.word(found.slot).store(0, Release);
+        tell();
         seqlock::unlock(bucket, seen);
         seqlock::retire(self.arena.section.word(found.item));
     }
@@ -120,7 +126,31 @@ impl World {
         seqlock::item_holds(header, word0).then_some(value)
     }
 
-    /// Lookup and copy, as a direct reader does: version and value.
+    /// Lookup and copy under the bucket's version alone, as a direct reader does: version and value.
+    pub fn read_by_bucket(&self, key: u64) -> Option<(u64, [u64; 2])> {
+        let bucket = self.arena.section.word(0);
+        let seen = seqlock::read_begin(bucket)?;
+        let found = chain::find(&self.arena, self.arena.heap_end, 0, tag_of(0), &key.to_le_bytes()[..])?;
+        let at = found.item + ITEM_HEADER + 8;
+        let value = [at, at + 8].map(|at| self.arena.section.word(at).load(Relaxed));
+        seqlock::read_holds(bucket, seen).then_some((found.header.version, value))
+    }
+
+    /// What a handle does: the slot's word, then the item's; whether both are what they were.
+    pub fn is_unchanged(&self, slot: u64, word: u64, (item, word0): (u64, u64)) -> bool {
+        // ORDER(slot): Acquire, as in `handle`: the item's word is read after it.
+        let same = self.arena.section.word(slot).load(Acquire) == word;
+        same && self.arena.section.word(item).load(Relaxed) == word0
+    }
+
+    /// Slot and word of a key, for a handle.
+    pub fn slot_of(&self, key: u64) -> (u64, u64) {
+        let found = chain::find(&self.arena, self.arena.heap_end, 0, tag_of(0), &key.to_le_bytes()[..]);
+        let found = found.expect("the model asks for what is there");
+        (found.slot, found.word)
+    }
+
+    /// Lookup, then copy by reference: version and value.
     pub fn read(&self, key: u64) -> Option<(u64, [u64; 2])> {
         let (item, version) = self.refer(key)?;
         Some((version, self.copy(item)?))

@@ -35,6 +35,60 @@ fn a_reader_never_sees_a_torn_or_foreign_value_across_swap_free_and_reuse() {
     });
 }
 
+/// The same for a reader that looks at the bucket's version alone, and not at the item's.
+#[test]
+fn the_version_of_the_bucket_vouches_for_the_bytes_of_its_items() {
+    loom::model(|| {
+        let world = World::new();
+        world.swap(1, 10, 0);
+        let writer = {
+            let world = world.clone();
+            thread::spawn(move || {
+                world.remove(1);
+                world.swap(2, 77, 0);
+            })
+        };
+        let reader = {
+            let world = world.clone();
+            thread::spawn(move || {
+                assert!(world.read_by_bucket(1).is_none_or(|(_, value)| value == [10, !10]));
+            })
+        };
+        writer.join().unwrap();
+        reader.join().unwrap();
+    });
+}
+
+/// A handle's item goes, and another one comes to stand in its slot at its place: never "unchanged" to who knows of it.
+#[test]
+fn a_handle_is_not_fooled_by_an_item_that_came_after() {
+    loom::model(|| {
+        let world = World::new();
+        world.swap(1, 10, 0);
+        let (item, _) = world.refer(1).unwrap();
+        let (slot, word) = world.slot_of(1);
+        let changed = loom::sync::Arc::new(loom::sync::atomic::AtomicBool::new(false));
+        let writer = {
+            let (world, changed) = (world.clone(), changed.clone());
+            thread::spawn(move || {
+                // Whoever knows of the removal, which is told before the item is retired, may not find it unchanged.
+                world.remove_and_tell(1, || changed.store(true, loom::sync::atomic::Ordering::Release));
+                world.swap(1, 30, 0);
+            })
+        };
+        let reader = {
+            let (world, changed) = (world.clone(), changed.clone());
+            thread::spawn(move || {
+                let known = changed.load(loom::sync::atomic::Ordering::Acquire);
+                assert!(!(world.is_unchanged(slot, word, item) && known));
+            })
+        };
+        writer.join().unwrap();
+        reader.join().unwrap();
+        assert!(!world.is_unchanged(slot, word, item));
+    });
+}
+
 /// A reader holds a reference that the server sent, the item dies and its memory is rewritten under the copy.
 #[test]
 fn a_copy_by_reference_is_the_item_or_nothing() {
