@@ -56,6 +56,9 @@ mod lookup;
 #[cfg(loom)]
 #[doc(hidden)]
 pub mod model;
+#[cfg(loom)]
+#[doc(hidden)]
+pub mod model_split;
 mod outcome;
 mod prefetch;
 #[cfg(not(loom))]
