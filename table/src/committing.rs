@@ -38,7 +38,7 @@ impl Store {
 
     /// Bytes that are kept committed ahead of the heap's use.
     fn high_mark(&self) -> u64 {
-        (self.used() / 32).clamp(512 << 10, 16 << 20).min(self.limit() / 16)
+        (self.used() / 48).clamp(512 << 10, 16 << 20).min(self.limit() / 16)
     }
 
     /// Bytes left ahead at which the committing thread is woken.
@@ -87,7 +87,7 @@ impl Store {
     /// Length of the next step of a part that has `bytes` already, not below `least` but for the way to a huge page's end.
     pub(crate) fn step(&self, bytes: u64, least: u64) -> u64 {
         let to_boundary = HUGE_PAGE - bytes % HUGE_PAGE;
-        (bytes / 32 / UNIT * UNIT).clamp(least, HUGE_PAGE).min(to_boundary)
+        (bytes / 64 / UNIT * UNIT).clamp(least, HUGE_PAGE).min(to_boundary)
     }
 
     /// Commits `bytes` more of the heap, as far as the limit allows, and of the class map. The caller holds `growing`.

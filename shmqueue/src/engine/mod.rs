@@ -57,6 +57,10 @@ pub struct EngineConfig {
     pub cpus: Vec<usize>,
 }
 
+/// Looks for requests, one after the other in vain, until a worker with nothing to do ahead asks again whether there is: asking takes
+/// longer than looking, and what a client sends in between waits for it.
+const LOOKS_PER_STEP: u32 = 64;
+
 /// Longest sleep of the first worker before it looks for itself, and of the others: whoever wants something served rings, so this is
 /// only for the ringer that was stopped between its two steps.
 const DEADLINES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
@@ -140,7 +144,7 @@ impl Engine {
         let mut batch = Vec::with_capacity(BATCH);
         let mut pace = Pace::new(&self.config);
         self.awake().rise();
-        let mut hinted = 0;
+        let (mut hinted, mut looks, mut ahead) = (0, 0u32, Ahead::Nothing);
         loop {
             let tick = pace.tick(self);
             if tick != hinted {
@@ -150,14 +154,19 @@ impl Engine {
             let answered = self.sweep(worker, &mut batch, handler, tick, false);
             if answered > 0 && !self.is_surplus() {
                 pace.worked();
-                handler.work_ahead(true);
+                ahead = handler.work_ahead(true);
                 continue;
             }
             if self.stop.load(Ordering::Relaxed) && self.finish(worker, &mut batch, handler, tick) == 0 {
                 break;
             }
-            let ahead = handler.work_ahead(false);
-            if ahead == Ahead::More || (answered == 0 && pace.keep_looking(self)) {
+            let looking = answered == 0 && pace.keep_looking(self);
+            looks = looks.wrapping_add(1);
+            if looking && ahead != Ahead::More && !looks.is_multiple_of(LOOKS_PER_STEP) {
+                continue;
+            }
+            ahead = handler.work_ahead(false);
+            if looking || ahead == Ahead::More {
                 continue;
             }
             pace.rest();
