@@ -2,7 +2,9 @@
 //!
 //! A cursor is {27 hash bits, bucket}: inside a bucket items are visited in the order of their hash bits, which stay
 //! with the key wherever it moves in the chain. So a step can stop between two items, and an item that is there
-//! throughout is met by this step or the next; items of equal hash bits may be met twice.
+//! throughout is met by this step or the next; items of equal hash bits may be met twice, and a visitor that stops at the second of
+//! two stops there for ever unless it leaves out what it has met. They are the highest bits of the hash, of which neither the bucket's index
+//! nor the slot's tag has any: two keys of one bucket hardly ever agree in them.
 
 use crate::chain;
 use crate::layout::Counters;
@@ -10,7 +12,7 @@ use crate::outcome::ItemRef;
 use crate::seqlock;
 use crate::split::MOST;
 use crate::sync::Ordering::Release;
-use crate::words::{ITEM_HEADER, slot_tag, tag_number};
+use crate::words::ITEM_HEADER;
 use crate::writer::{Writer, item_ref};
 use std::mem::offset_of;
 
@@ -51,7 +53,8 @@ impl ItemView<'_> {
 
 #[derive(Clone, Copy)]
 struct Met {
-    tag: u64,
+    /// The hash bits that items are visited in the order of.
+    place: u64,
     item: ItemRef,
     key_at: usize,
 }
@@ -76,7 +79,7 @@ impl Writer<'_> {
             for met in &snapshot.met {
                 let key = &snapshot.keys[met.key_at..met.key_at + usize::from(met.item.key_len)];
                 if !visit(&ItemView { writer: self, item: met.item, key }) {
-                    return Some(met.tag << INDEX_BITS | index);
+                    return Some(met.place << INDEX_BITS | index);
                 }
             }
             index += 1;
@@ -109,10 +112,6 @@ impl Writer<'_> {
         into.keys.clear();
         let floor = self.arena.version_floor();
         chain::for_each_slot(&self.arena, self.arena.heap_end, bucket, |_, word| {
-            let tag = tag_number(slot_tag(word));
-            if tag < from {
-                return;
-            }
             let Some((item, header)) = chain::item_of(&self.arena, self.arena.heap_end, word) else { return };
             if self.is_dead(&header, floor) {
                 return;
@@ -124,9 +123,14 @@ impl Writer<'_> {
                 let out = into.keys.as_mut_ptr().add(key_at);
                 self.arena.section.read(item + ITEM_HEADER, out, usize::from(header.key_len));
             }
-            into.met.push(Met { tag, item: item_ref(item, &header), key_at });
+            let place = self.hash(&into.keys[key_at..]) >> (INDEX_BITS + 1);
+            if place < from {
+                into.keys.truncate(key_at);
+            } else {
+                into.met.push(Met { place, item: item_ref(item, &header), key_at });
+            }
         });
-        into.met.sort_by_key(|met| met.tag);
+        into.met.sort_by_key(|met| met.place);
     }
 
     /// Deletes the keys with a prefix in at most `max_buckets` buckets from `cursor` on; how many, and the cursor to go

@@ -1,9 +1,6 @@
 //! States that a death leaves behind in the middle of a split, of an expiry or of a clear, written by hand or caught on the way, and what
 //! `Table::join` makes of them: nothing is lost, nothing there twice, nothing counted as damage.
 
-#[path = "../tests/memory/mod.rs"]
-mod memory;
-
 use crate::arena::Arena;
 use crate::chain::{self, is_item};
 use crate::classes::LINE_CLASS;
@@ -13,10 +10,10 @@ use crate::layout::{Header, LINE, SLOTS};
 use crate::section::Section;
 use crate::split::{self, Words};
 use crate::sync::Ordering::Relaxed;
+use crate::torn::memory::Memory;
 use crate::words::{BucketCount, ITEM_HEADER, ItemHeader, is_link};
 use crate::writer::Writer;
 use crate::{Condition, Effect, EffectKind, Expiry, Outcome, Table, Ticket};
-use memory::Memory;
 use std::mem::offset_of;
 
 const TICKET: Ticket = Ticket { shard: 3, client: 5, generation: 7, position: 11 };

@@ -85,12 +85,6 @@ pub(crate) fn slot_tag(word: u64) -> u64 {
     word & TAG_MASK
 }
 
-/// The 27 hash bits of a tag as a small number, for cursors.
-#[inline]
-pub(crate) fn tag_number(tag: u64) -> u64 {
-    (tag & TAG_MASK) >> OFFSET_BITS
-}
-
 /// A decoded item header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ItemHeader {
@@ -199,7 +193,6 @@ mod tests {
         assert_eq!(offset_of_slot(word), OFFSET_MASK << 3);
         assert!(is_link(link_word(64)) && !matches(link_word(64), tag_of(0)));
         assert_eq!(offset_of_slot(link_word(640)), 640);
-        assert_eq!(tag_number(tag), (1 << 27) - 1);
     }
 
     #[test]

@@ -124,7 +124,7 @@ fn write_among_clears(table: &Table, clears: &Clears, which: u64, done: &AtomicB
     let mut writer = table.writer(which as u32);
     let (mut seen, mut lost, mut n) = (0, 0, 0);
     while !done.load(Acquire) {
-        let name = which << 32 | n % 97;
+        let name = (which << 32) | (n % 97);
         n += 1;
         // SeqCst throughout: the counts stand for replies and requests, which order everything.
         let ended_before = clears.ended.load(SeqCst);
