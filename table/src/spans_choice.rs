@@ -2,7 +2,7 @@
 //!
 //! Every look at a list is bounded; where the bounds hide a better choice, a worse one or none is made.
 
-use crate::classes::{CLASSES, LARGE, UNIT, is_thrifty, size_of_class};
+use crate::classes::{CLASSES, LARGE, UNIT, is_thrifty, least_units, size_of_class};
 use crate::spans::{NONE, RUN, Spans, held_back, unit_entry};
 use crate::spans_lists::BINS;
 
@@ -11,7 +11,7 @@ const CLASSES_WEIGHED: usize = 4;
 /// Spans of a class that are looked at.
 const LOOK: usize = 256;
 /// Free runs around which a window is weighed.
-const WINDOWS: usize = 48;
+const WINDOWS: usize = 128;
 /// Most bytes to move for a window, beside what it is to hold.
 const WINDOW_BYTES: u64 = 1 << 20;
 /// What moving a block costs beside its bytes, in bytes.
@@ -201,7 +201,10 @@ impl Spans {
                 id => {
                     let span = &self.spans[id as usize];
                     let free_elsewhere = self.pool.free_units().saturating_sub(u64::from(window.end - window.first));
-                    let room = free_elsewhere >= u64::from(span.units) || self.has_room_below(id);
+                    // Where the free units lie singly, only small blocks can go there.
+                    let spreads =
+                        free_elsewhere >= u64::from(span.units) && self.pool.has_run(least_units(usize::from(span.class)) as u32);
+                    let room = spreads || self.has_room_below(id);
                     if span.is_leaving() || span.avoided_until > self.choices || !room {
                         return None;
                     }
