@@ -60,7 +60,41 @@ pub fn stored_bytes(key_len: usize, value_len: u32) -> u64 {
 }
 
 /// Units of a span of this class: the least of four or more that wastes under a 128th of it, or the best.
-pub(crate) const fn span_units(class: usize) -> u64 {
+#[inline]
+pub(crate) fn span_units(class: usize) -> u64 {
+    u64::from(SPANS[class].usual)
+}
+
+/// What is known of a class's spans, worked out once.
+#[derive(Clone, Copy)]
+struct SpanOf {
+    usual: u8,
+    least: u8,
+    /// Bit n: a span of n units wastes little.
+    thrifty: u32,
+}
+
+const SPANS: [SpanOf; CLASSES] = {
+    let mut spans = [SpanOf { usual: 0, least: 0, thrifty: 0 }; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        let usual = usual_units(class);
+        let (mut units, mut thrifty) = (1, 0u32);
+        while units < 32 {
+            if units * UNIT >= size_of_class(class) && waste_of(class, units) <= 4096 {
+                thrifty |= 1 << units;
+            }
+            units += 1;
+        }
+        let least = thrifty.trailing_zeros() as u64;
+        let least = if least < usual { least } else { usual };
+        spans[class] = SpanOf { usual: usual as u8, least: least as u8, thrifty };
+        class += 1;
+    }
+    spans
+};
+
+const fn usual_units(class: usize) -> u64 {
     let (mut best, mut best_waste, mut units) = (0, u64::MAX, 4);
     while units <= 18 {
         if units * UNIT >= size_of_class(class) {
@@ -78,18 +112,16 @@ pub(crate) const fn span_units(class: usize) -> u64 {
     best
 }
 
-/// Whether a span of so many units wastes at most a 16th of them.
-pub(crate) const fn is_thrifty(class: usize, units: u64) -> bool {
-    units * UNIT >= size_of_class(class) && waste_of(class, units) <= 4096
+/// Whether a span of so many units, of less than 32, wastes at most a 16th of them.
+#[inline]
+pub(crate) fn is_thrifty(class: usize, units: u64) -> bool {
+    SPANS[class].thrifty.checked_shr(units as u32).is_some_and(|bits| bits & 1 != 0)
 }
 
 /// The least units in a row that make a thrifty span.
-pub(crate) const fn least_units(class: usize) -> u64 {
-    let mut units = 1;
-    while !is_thrifty(class, units) && units < span_units(class) {
-        units += 1;
-    }
-    units
+#[inline]
+pub(crate) fn least_units(class: usize) -> u64 {
+    u64::from(SPANS[class].least)
 }
 
 /// Waste of a span per 65536 bytes of it.
@@ -122,6 +154,8 @@ mod tests {
             assert!(size < 128 || (size - below - 8) * 8 <= size, "class of {size}");
             let span = span_units(class) * UNIT;
             assert!((span % size) * 100 <= span, "span of {size}");
+            let least = least_units(class);
+            assert!(least <= span_units(class) && is_thrifty(class, least) && (1..least).all(|units| !is_thrifty(class, units)));
         }
         assert_eq!(size_of_class(usize::from(class_for(16 + 16 + 8))), 40);
     }
