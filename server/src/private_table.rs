@@ -28,7 +28,7 @@ pub struct PrivateTable {
 
 impl PrivateTable {
     /// Buckets that the daemon's workers sweep in one step ahead.
-    pub const STEP: u32 = service::MOST_SWEPT;
+    pub const STEP: u32 = service::SWEPT_IDLE;
 
     /// Makes an empty table of `buckets` that may take `memory` bytes, in a file at `path` that is gone when this returns.
     pub fn create(path: &Path, memory: u64, buckets: u64, max_value: u32) -> io::Result<Self> {

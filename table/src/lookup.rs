@@ -55,7 +55,7 @@ impl Writer<'_> {
     }
 
     /// One try: the bucket, and what it holds; none if a writer came between.
-    #[inline]
+    #[inline(always)]
     fn try_get(&self, key: &[u8], hash: u64) -> Option<(u64, Option<Found>)> {
         let index = self.bucket_of(hash);
         let bucket = self.arena.bucket(index);

@@ -9,6 +9,7 @@
 
 use crate::arena::Arena;
 use crate::classes::{CLASSES, LARGE, UNIT, is_thrifty, size_of_class, span_units};
+use crate::prefetch;
 use crate::runs::RunPool;
 use crate::spans_lists::BINS;
 use crate::sync::Ordering::{Relaxed, Release};
@@ -344,6 +345,29 @@ impl Spans {
             self.arena.section.word(self.arena.class_map + 8 * u64::from(unit)).store(0, Release);
         }
         self.pool.give(first, units);
+    }
+
+    /// The span that a block is of, if it is of one.
+    fn span_of(&self, offset: u64) -> Option<&Span> {
+        let unit = (offset.checked_sub(self.arena.heap_start)? / UNIT) as usize;
+        self.spans.get(*self.owner.get(unit)? as usize)
+    }
+
+    /// Fetches the record of a block's span.
+    pub(crate) fn fetch_span(&self, offset: u64) {
+        if let Some(span) = self.span_of(offset) {
+            prefetch::for_write(std::ptr::from_ref(span).cast());
+        }
+    }
+
+    /// Fetches the word of a block's bit.
+    pub(crate) fn fetch_bit(&self, offset: u64) {
+        if let Some(span) = self.span_of(offset) {
+            let index = (offset - self.offset(span.first)) / size_of_class(usize::from(span.class)) / 64;
+            if let Some(word) = span.bits.get(index as usize) {
+                prefetch::for_write(std::ptr::from_ref(word).cast());
+            }
+        }
     }
 
     /// Gives back a block of any class, or a large run.

@@ -162,6 +162,9 @@ impl Store {
     /// Gives blocks or runs back.
     pub(crate) fn give(&self, blocks: &[u64]) {
         let mut spans = self.spans();
+        // Blocks freed together lie anywhere: what the books say of each is fetched side by side.
+        blocks.iter().for_each(|&block| spans.fetch_span(block));
+        blocks.iter().for_each(|&block| spans.fetch_bit(block));
         for &block in blocks {
             spans.give(block);
         }

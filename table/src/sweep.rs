@@ -23,7 +23,7 @@ use crate::split::MOST;
 use crate::sync::Mutex;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::{AtomicBool, AtomicU64, fence};
-use crate::words::offset_of_slot;
+use crate::words::{is_link, offset_of_slot};
 use crate::writer::Writer;
 use crossbeam_utils::CachePadded;
 use std::mem::offset_of;
@@ -38,6 +38,9 @@ const PER_REST_MS: u64 = 96;
 const PASSED_OVER: u32 = 512;
 /// Buckets between the one whose line is fetched and the one whose items are, and that one and the one being swept.
 const AHEAD: u64 = 3;
+/// Time between two looks for a reason to end a rest, and buckets that are looked at.
+const LOOK_EVERY_MS: u64 = 50;
+const LOOKED_AT: u64 = 4;
 /// Blocks moved in one step.
 const MOVED: usize = 8;
 /// Stands for no group.
@@ -79,6 +82,8 @@ struct Round {
     least: u64,
     in_vain: u64,
     rest_until: u64,
+    /// When to look, in the middle of a rest, whether it had better end.
+    next_look: u64,
 }
 
 impl Sweeping {
@@ -98,6 +103,7 @@ impl Sweeping {
                 least: NO_DEADLINE,
                 in_vain: 0,
                 rest_until: 0,
+                next_look: 0,
             }),
         }
     }
@@ -199,9 +205,9 @@ impl Writer<'_> {
             if due == NO_DEADLINE {
                 return Some(Ahead::Nothing);
             }
-            let start = due.max(round.rest_until);
-            if self.now_ms() < start {
-                return Some(Ahead::At(start));
+            let (now, start) = (self.now_ms(), due.max(round.rest_until));
+            if now < start && !(due <= now && self.finds_many_dead(round, now)) {
+                return Some(Ahead::At(if due <= now { start.min(round.next_look) } else { start }));
             }
         }
         sweeping.since.store(due, Relaxed);
@@ -211,6 +217,31 @@ impl Writer<'_> {
         sweeping.busy.store(true, Relaxed);
         (round.under_way, round.bucket, round.least, round.in_vain) = (true, 0, NO_DEADLINE, 0);
         None
+    }
+
+    /// Whether, in the middle of a rest, a look at some buckets finds so many dead that the sweep had better go on: items that expire all at
+    /// once may do so just after a round that found the first of them.
+    fn finds_many_dead(&self, round: &mut Round, now: u64) -> bool {
+        if now < round.next_look {
+            return false;
+        }
+        round.next_look = now + LOOK_EVERY_MS;
+        let (arena, floor, buckets) = (&self.arena, self.arena.version_floor(), self.arena.bucket_count().buckets());
+        let (mut items, mut dead) = (0, 0);
+        for number in 0..LOOKED_AT {
+            // Anywhere, and elsewhere the next time. What is read beside writers is good enough to count.
+            let index = now.wrapping_add(number).wrapping_mul(0x9e37_79b9_7f4a_7c15) % buckets;
+            for slot in 0..SLOTS {
+                let word = arena.section.word(chain::slot_at(arena.bucket(index), slot)).load(Relaxed);
+                if chain::is_item(word)
+                    && let Some((_, header)) = chain::item_of(arena, arena.heap_end, word)
+                {
+                    items += 1;
+                    dead += u64::from(self.is_dead(&header, floor));
+                }
+            }
+        }
+        2 * dead > items
     }
 
     /// Goes to the next group that is due, or ends the round; false when enough were passed over for one step.
@@ -285,6 +316,17 @@ impl Writer<'_> {
             for slot in 0..SLOTS {
                 let word = arena.section.word(chain::slot_at(line, slot)).load(Relaxed);
                 if word != 0 {
+                    prefetch::for_write(arena.section.hint(offset_of_slot(word)));
+                }
+            }
+        }
+        if index + 1 < buckets {
+            let last = arena.section.word(chain::slot_at(arena.bucket(index + 1), SLOTS - 1)).load(Relaxed);
+            if is_link(last)
+                && let Some(line) = chain::line_of(arena, arena.heap_end, last)
+            {
+                for slot in 0..SLOTS {
+                    let word = arena.section.word(chain::slot_at(line, slot)).load(Relaxed);
                     prefetch::for_write(arena.section.hint(offset_of_slot(word)));
                 }
             }

@@ -145,7 +145,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Whether an item counts as absent: expired, or of before the last clear, whose version floor is `floor`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_dead(&self, header: &ItemHeader, floor: u64) -> bool {
         header.version < floor || (header.expiry != 0 && self.has_passed(header.expiry))
     }
@@ -158,13 +158,13 @@ impl<'a> Writer<'a> {
     }
 
     /// The item a lookup found, unless it counts as absent.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn living(&self, found: Option<Found>) -> Option<Found> {
         self.living_above(found, self.arena.version_floor())
     }
 
     /// Walks a locked bucket for a key: the walk, and the item that is alive by this floor.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn probe_living<K: KeyBytes>(&self, held: Held, hash: u64, key: K, floor: u64) -> (Probe, Option<Found>) {
         let mut probe = chain::probe(&self.arena, held.bucket, tag_of(hash), key);
         let live = self.living_above(probe.found, floor);
@@ -173,7 +173,7 @@ impl<'a> Writer<'a> {
     }
 
     /// The same by a floor that was read before.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn living_above(&self, found: Option<Found>, floor: u64) -> Option<Found> {
         found.filter(|found| !self.is_dead(&found.header, floor))
     }
@@ -375,7 +375,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Takes the lock of a hash's bucket.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn lock(&self, hash: u64) -> Held {
         loop {
             let index = self.arena.bucket_count().index(hash);
@@ -387,7 +387,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn lock_bucket(&self, index: u64) -> Held {
         let bucket = self.arena.bucket(index);
         Held { bucket, seen: seqlock::lock(self.arena.section.word(bucket)) }
@@ -411,7 +411,7 @@ impl<'a> Writer<'a> {
 
     /// A version that was never used and never will be again, and not below the version floor; none when all 2^48 are
     /// spent. Whoever links an item takes its version under the bucket's lock, before judging what is alive (see `clear`).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_version(&mut self) -> Option<Fresh> {
         loop {
             let floor = self.arena.version_floor();
