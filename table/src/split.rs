@@ -85,6 +85,16 @@ pub(crate) fn close_up(arena: &Arena, bucket: u64, goes: impl Fn(u64) -> bool) -
     let load = |slot: u64| arena.section.word(slot).load(Relaxed);
     // ORDER(slot): Release keeps the stores in their order in this process, so that a successor finds Z3 (see `intent`, N2).
     let store = |slot: u64, word: u64| arena.section.word(slot).store(word, Release);
+    if !is_link(load(slot_at(bucket, SLOTS - 1))) {
+        // Most buckets are one line: nothing stands elsewhere that could fill the gaps.
+        for slot in (0..SLOTS).map(|index| slot_at(bucket, index)) {
+            let word = load(slot);
+            if is_item(word) && goes(word) {
+                store(slot, 0);
+            }
+        }
+        return Spare { lines: [0; CHAIN_CAP as usize], len: 0 };
+    }
     let (mut slots, mut len) = ([0u64; MOST], 0);
     let mut spare = Spare { lines: [0; CHAIN_CAP as usize], len: 0 };
     let mut line = bucket;

@@ -207,7 +207,8 @@ impl Writer<'_> {
             }
             let (now, start) = (self.now_ms(), due.max(round.rest_until));
             if now < start && !(due <= now && self.finds_many_dead(round, now)) {
-                return Some(Ahead::At(if due <= now { start.min(round.next_look) } else { start }));
+                // What is due later may be more than one round found: whether to rest on is looked at then.
+                return Some(Ahead::At(if due <= now { start.min(round.next_look) } else { due }));
             }
         }
         sweeping.since.store(due, Relaxed);
