@@ -101,6 +101,9 @@ fn close_up_by_hand(arena: &Arena, bucket: u64, goes: impl Fn(u64) -> bool, mut 
             look("zeroed");
         }
     }
+    if links.is_empty() {
+        return;
+    }
     let held = |slot: &&u64| word(**slot).load(Relaxed) != 0;
     let items = slots.iter().filter(held).count();
     while let Some(&hole) = slots[..items].iter().find(|slot| !held(slot)) {
