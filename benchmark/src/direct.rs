@@ -3,7 +3,8 @@
 //! A server of one worker on one CPU, this process on another: it reads directly, one key at a time and in batches, through
 //! handles and through the ring, and the peers, which rest in its own memory. With `--writer` somebody updates random keys at
 //! full speed meanwhile: for the table a client process over the ring, for a peer a thread; all that writes is on the
-//! server's CPU. Each round measures everything once; every answer is checked.
+//! server's CPU. Each round measures everything once; every answer is checked. A single read is timed in two ways: waiting for the
+//! answer of the one before, which is what one read takes, and in a loop of independent ones, which overlap ([`crate::chain`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,11 +14,13 @@ use clap::Parser;
 use serde::Serialize;
 use shmtable::{Client, Handle};
 
+use crate::chain::{Chained, Overlapped};
 use crate::cli::{Common, Report, Wait, seconds, short};
 use crate::client_process::{Clients, Peer, Task};
 use crate::direct_load::{Order, fill, range};
 use crate::direct_peers::{self, Filled};
 use crate::mix::Mix;
+use crate::peers::NAMES;
 use crate::server_process::{ServerProcess, ServerShape};
 use crate::spread::Spread;
 use crate::{Error, cpus, load, pingpong};
@@ -25,7 +28,16 @@ use crate::{Error, cpus, load, pingpong};
 /// Handles that are read again and again.
 const HANDLES: u32 = 1 << 16;
 /// What is measured of the table, in this order in each round.
-const OURS: [&str; 5] = ["direct", "direct_batch", "handle", "handle_direct", "ring"];
+const OURS: [&str; 8] = [
+    "direct",
+    "direct_overlapped",
+    "direct_batch",
+    "handle",
+    "handle_overlapped",
+    "handle_direct",
+    "handle_direct_overlapped",
+    "ring",
+];
 /// A ping-pong under this, in nanoseconds, means that two CPUs are one core: rows with two processes are void.
 const LEAST_PINGPONG: f64 = 100.0;
 
@@ -62,7 +74,8 @@ impl Common for Arguments {
     }
 }
 
-/// What was found: `direct_ns`, `direct_batch_ns`, `handle_ns`, `ring_ns`, the peers' figures, and their spreads.
+/// What was found: `direct_ns`, `direct_batch_ns`, `handle_ns`, `ring_ns`, the peers' figures, the same `…_overlapped_ns`, and
+/// their spreads.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "the fields are described in METHODOLOGY.md")]
 pub struct Direct {
@@ -77,6 +90,7 @@ pub struct Direct {
     #[serde(flatten)]
     pub spreads: BTreeMap<String, Spread>,
     pub best_peer: Option<&'static str>,
+    pub best_peer_overlapped: Option<&'static str>,
     pub readers_scaling: Option<f64>,
     pub readers_scaling_spread: Spread,
     pub reader_cpus: usize,
@@ -99,13 +113,17 @@ impl fmt::Display for Direct {
             let Some(Spread { median, min, max }) = figure.and_then(|_| self.spreads.get(&format!("{name}_spread"))) else {
                 continue;
             };
-            writeln!(out, "{:>14} {median:6.1} ns ({min:.1} to {max:.1})", name.trim_end_matches("_ns"))?;
+            writeln!(out, "{:>24} {median:6.1} ns ({min:.1} to {max:.1})", name.trim_end_matches("_ns"))?;
         }
         let ratio = |name: &str| self.figures.get(name).copied().flatten().unwrap_or(0.0);
         if let Some(peer) = self.best_peer {
-            writeln!(out, "direct over {peer}: {:.2}", ratio("direct_ratio_best_peer"))?;
+            writeln!(out, "direct over {peer}, one at a time: {:.2}", ratio("direct_ratio_best_peer"))?;
         }
-        writeln!(out, "batch over single: {:.2}", ratio("direct_batch_ratio_single"))?;
+        if let Some(peer) = self.best_peer_overlapped {
+            writeln!(out, "direct over {peer}, loops that overlap: {:.2}", ratio("direct_overlapped_ratio_best_peer"))?;
+        }
+        let (single, overlapped) = (ratio("direct_batch_ratio_single"), ratio("direct_batch_ratio_overlapped"));
+        writeln!(out, "batch over single: {single:.2}, over the loop that overlaps: {overlapped:.2}")?;
         if let Some(scaling) = self.readers_scaling {
             writeln!(out, "{} readers over one: {scaling:.2}", self.readers)?;
         }
@@ -124,7 +142,7 @@ pub fn run(arguments: &Arguments) -> Result<Direct, Error> {
     cpus::pin(own_cpu)?;
     let mut bench = Bench::new(arguments, &server, server_cpu)?;
     let mut scaling = Scaling::new(arguments, &server, &cpus)?;
-    let part = arguments.seconds / (arguments.rounds * (OURS.len() + bench.peers.len() + 2) as u32);
+    let part = arguments.seconds / (arguments.rounds * (OURS.len() + 2 * bench.peers.len() + 2) as u32);
     let (mut rounds, mut scalings) = (BTreeMap::new(), Vec::new());
     // The first round warms up and is not counted.
     for round in 0..=arguments.rounds {
@@ -183,11 +201,15 @@ impl Bench {
         }
         for name in OURS {
             let (order, client) = (&mut self.order, &mut self.client);
+            let (first, handles) = (self.handles.len(), &mut self.handles);
             let ns = match name {
-                "direct" => order.direct(client, part)?,
+                "direct" => order.direct(client, Chained::new(), part)?,
+                "direct_overlapped" => order.direct(client, Overlapped, part)?,
                 "direct_batch" => order.batches(client, part)?,
-                "handle" => order.handles(client, &mut self.handles, part)?,
-                "handle_direct" => order.direct_of_first(client, self.handles.len(), part)?,
+                "handle" => order.handles(client, handles, Chained::new(), part)?,
+                "handle_overlapped" => order.handles(client, handles, Overlapped, part)?,
+                "handle_direct" => order.direct_of_first(client, first, Chained::new(), part)?,
+                "handle_direct_overlapped" => order.direct_of_first(client, first, Overlapped, part)?,
                 _ => order.ring(client, part)?,
             };
             figures.push((format!("{name}_ns"), ns));
@@ -199,10 +221,11 @@ impl Bench {
         }
         let cpu = self.writer.as_ref().map(|(_, cpu)| *cpu);
         for peer in &self.peers {
-            let (ns, writes) = peer.measure(&mut self.order, part, cpu)?;
-            figures.push((format!("{}_ns", peer.name()), ns));
+            let found = peer.measure(&mut self.order, part, cpu)?;
+            figures.push((format!("{}_ns", peer.name()), found.ns));
+            figures.push((format!("{}_overlapped_ns", peer.name()), found.overlapped_ns));
             if cpu.is_some() {
-                figures.push((format!("{}_writer_ops_per_second", peer.name()), writes));
+                figures.push((format!("{}_writer_ops_per_second", peer.name()), found.writes_per_second));
             }
         }
         Ok(figures)
@@ -272,8 +295,12 @@ fn report(arguments: &Arguments, rounds: &BTreeMap<String, Vec<f64>>) -> Direct 
         figures.insert(name.clone(), Some(spread.median));
         spreads.insert(format!("{name}_spread"), spread);
     }
-    let best = crate::peers::NAMES.into_iter().filter_map(|peer| Some((peer, (*figures.get(&format!("{peer}_ns"))?)?)));
-    let best = best.min_by(|one, other| one.1.total_cmp(&other.1)).map(|(peer, _)| peer);
+    let best = |suffix: &str| {
+        let of = |peer: &'static str| Some((peer, (*figures.get(&format!("{peer}{suffix}"))?)?));
+        let best = NAMES.into_iter().filter_map(of).min_by(|one, other| one.1.total_cmp(&other.1));
+        best.map(|(peer, _)| peer)
+    };
+    let (best, best_overlapped) = (best("_ns"), best("_overlapped_ns"));
     let mut ratio = |name: &str, over: &str, under: Option<String>| {
         let spread = under.map(|under| Spread::of_ratios(&rounds[over], &rounds[&under]));
         figures.insert(name.into(), spread.map(|spread| spread.median));
@@ -282,10 +309,15 @@ fn report(arguments: &Arguments, rounds: &BTreeMap<String, Vec<f64>>) -> Direct 
         }
     };
     ratio("direct_ratio_best_peer", "direct_ns", best.map(|peer| format!("{peer}_ns")));
+    let under = best_overlapped.map(|peer| format!("{peer}_overlapped_ns"));
+    ratio("direct_overlapped_ratio_best_peer", "direct_overlapped_ns", under);
     ratio("direct_batch_ratio_single", "direct_batch_ns", Some("direct_ns".into()));
+    ratio("direct_batch_ratio_overlapped", "direct_batch_ns", Some("direct_overlapped_ns".into()));
     ratio("handle_ratio_direct", "handle_ns", Some("handle_direct_ns".into()));
-    for peer in crate::peers::NAMES {
+    ratio("handle_overlapped_ratio_direct", "handle_overlapped_ns", Some("handle_direct_overlapped_ns".into()));
+    for peer in NAMES {
         figures.entry(format!("{peer}_ns")).or_insert(None);
+        figures.entry(format!("{peer}_overlapped_ns")).or_insert(None);
     }
     Direct {
         benchmark: "bench-direct",
@@ -297,6 +329,7 @@ fn report(arguments: &Arguments, rounds: &BTreeMap<String, Vec<f64>>) -> Direct 
         figures,
         spreads,
         best_peer: best,
+        best_peer_overlapped: best_overlapped,
         readers_scaling: None,
         readers_scaling_spread: Spread::of(&[]),
         reader_cpus: 0,

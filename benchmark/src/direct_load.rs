@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use shmtable::{Client, Completion, Condition, Handle, Operation, Outcome, Reread, Ttl};
 
 use crate::board::{Board, Phase};
+use crate::chain::{Chained, Link};
 use crate::client_process::Task;
-use crate::keys::{self, Key, KeyRange};
+use crate::keys::{self, KeyRange};
 use crate::{Error, Wait, cpus, load};
 
 /// Keys that are read side by side.
@@ -51,35 +52,39 @@ impl Order {
         (((self.state >> 32) * u64::from(self.keys)) >> 32) as u32
     }
 
-    /// Checks the word that a key's value was found to hold.
+    /// Checks the word that a key's value was found to hold; how far it is from what it must be.
     #[inline]
-    pub fn check(&mut self, index: u32, word: Option<u64>) {
-        let right = match word {
-            Some(word) if self.written => self.range.is_of(index, word),
-            Some(word) => word == self.range.word(index, 0),
-            None => false,
+    pub fn check(&mut self, index: u32, word: Option<u64>) -> u64 {
+        let deviation = match word {
+            Some(word) if self.written => self.range.number_of(word) ^ u64::from(index),
+            Some(word) => word ^ self.range.word(index, 0),
+            None => !0,
         };
-        self.errors += u64::from(!right);
+        self.errors += u64::from(deviation != 0);
+        deviation
     }
 
     /// The same for a value's bytes, of which the first and the last word are looked at.
     #[inline]
-    fn check_bytes(&mut self, index: u32, bytes: &[u8]) {
+    fn check_bytes(&mut self, index: u32, bytes: &[u8]) -> u64 {
         let first = bytes.first_chunk().map(|word| u64::from_le_bytes(*word));
-        self.check(index, first.filter(|_| bytes.len() == self.value_len && bytes.first_chunk::<8>() == bytes.last_chunk()));
+        self.check(index, first.filter(|_| bytes.len() == self.value_len && bytes.first_chunk::<8>() == bytes.last_chunk()))
     }
 
-    /// Makes operations on random keys until `part` has passed; nanoseconds per operation.
-    pub fn time(
+    /// Makes operations on random keys until `part` has passed; nanoseconds per operation. Each passes its key through the link
+    /// and tells how far its answer was from the right one.
+    pub fn time<L: Link>(
         &mut self,
         part: Duration,
-        mut each: impl FnMut(&mut Self, u32, &Key) -> Result<(), Error>,
+        mut link: L,
+        mut each: impl FnMut(&mut Self, &L, u32) -> Result<u64, Error>,
     ) -> Result<f64, Error> {
         let (begin, mut done) = (Instant::now(), 0);
         loop {
             for _ in 0..STRETCH {
                 let index = self.next_index();
-                each(self, index, &self.range.key(index))?;
+                let deviation = each(self, &link, index)?;
+                link.follow(deviation);
             }
             done += STRETCH;
             let elapsed = begin.elapsed();
@@ -90,13 +95,13 @@ impl Order {
     }
 
     /// Single direct reads.
-    pub fn direct(&mut self, client: &mut Client, part: Duration) -> Result<f64, Error> {
+    pub fn direct(&mut self, client: &mut Client, link: impl Link, part: Duration) -> Result<f64, Error> {
         let mut value = vec![0; self.value_len];
-        self.time(part, |order, index, key| {
-            let found = client.get_direct_into(key, &mut value).map_err(Error::table("reading directly"))?;
+        self.time(part, link, |order, link, index| {
+            let key = link.key(order.range.key(index));
+            let found = client.get_direct_into(&key, &mut value).map_err(Error::table("reading directly"))?;
             let len = found.map_or(0, |found| found.len.min(value.len()));
-            order.check_bytes(index, &value[..len]);
-            Ok(())
+            Ok(order.check_bytes(index, &value[..len]))
         })
     }
 
@@ -123,43 +128,49 @@ impl Order {
         }
     }
 
-    /// Reads through the server, one at a time.
+    /// Reads through the server, one at a time: a call ends when its answer is there.
     pub fn ring(&mut self, client: &mut Client, part: Duration) -> Result<f64, Error> {
         let mut value = Vec::with_capacity(self.value_len);
-        self.time(part, |order, index, key| {
-            client.read_into(key, &mut value).map_err(Error::table("reading"))?;
-            order.check_bytes(index, &value);
-            Ok(())
+        self.time(part, Chained::new(), |order, link, index| {
+            client.read_into(&link.key(order.range.key(index)), &mut value).map_err(Error::table("reading"))?;
+            Ok(order.check_bytes(index, &value))
         })
     }
 
     /// Rereads through handles, made for the first keys; what changed is checked.
-    pub fn handles(&mut self, client: &mut Client, handles: &mut [Handle], part: Duration) -> Result<f64, Error> {
+    pub fn handles(
+        &mut self,
+        client: &mut Client,
+        handles: &mut [Handle],
+        link: impl Link,
+        part: Duration,
+    ) -> Result<f64, Error> {
         let mut value = Vec::with_capacity(self.value_len);
-        let (begin, mut done) = (Instant::now(), 0);
-        loop {
-            for _ in 0..STRETCH {
-                let index = (u64::from(self.next_index()) * handles.len() as u64 / u64::from(self.keys)) as usize;
-                match client.reread(&mut handles[index], &mut value).map_err(Error::table("reading again"))? {
-                    Reread::Unchanged => {}
-                    Reread::Changed { .. } => self.check_bytes(index as u32, &value),
-                    Reread::Gone => self.errors += 1,
-                }
-            }
-            done += STRETCH;
-            let elapsed = begin.elapsed();
-            if elapsed >= part {
-                return Ok(elapsed.as_nanos() as f64 / done as f64);
-            }
-        }
+        let many = handles.len();
+        self.of_first(many, |few| {
+            few.time(part, link, |order, link, index| {
+                // A handle holds its key, so that the choice of the handle has to wait for the answer before.
+                let handle = &mut handles[link.pass(index.into()) as usize];
+                Ok(match client.reread(handle, &mut value).map_err(Error::table("reading again"))? {
+                    Reread::Unchanged => 0,
+                    Reread::Changed { .. } => order.check_bytes(index, &value),
+                    Reread::Gone => order.check(index, None),
+                })
+            })
+        })
     }
 
     /// The same keys as [`Order::handles`] reads, by single direct reads.
-    pub fn direct_of_first(&mut self, client: &mut Client, keys: usize, part: Duration) -> Result<f64, Error> {
+    pub fn direct_of_first(&mut self, client: &mut Client, keys: usize, link: impl Link, part: Duration) -> Result<f64, Error> {
+        self.of_first(keys, |few| few.direct(client, link, part))
+    }
+
+    /// Does `work` with an order of the first keys only.
+    fn of_first<R>(&mut self, keys: usize, work: impl FnOnce(&mut Self) -> R) -> R {
         let mut few = Self { keys: keys as u32, ..self.clone() };
-        let ns = few.direct(client, part);
+        let done = work(&mut few);
         (self.state, self.errors) = (few.state, few.errors);
-        ns
+        done
     }
 }
 

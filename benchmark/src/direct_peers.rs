@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::chain::{Chained, Link, Overlapped};
 use crate::direct_load::{Order, range};
 use crate::peers::{BATCH, DashMap, Handle, Papaya, Peer, RwLocked, Scc};
 use crate::{Error, cpus};
@@ -12,8 +13,19 @@ pub trait Filled {
     /// Name, as its figures begin.
     fn name(&self) -> &'static str;
 
-    /// Nanoseconds per get, and writes per second meanwhile of a writer on the given CPU.
-    fn measure(&self, order: &mut Order, part: Duration, writer: Option<usize>) -> Result<(f64, f64), Error>;
+    /// Reads, with a writer on the given CPU meanwhile, for `part` one by one and for as long in a loop that overlaps.
+    fn measure(&self, order: &mut Order, part: Duration, writer: Option<usize>) -> Result<Measured, Error>;
+}
+
+/// What a peer took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// Nanoseconds per get that waits for the one before.
+    pub ns: f64,
+    /// Nanoseconds per get of a loop of independent ones.
+    pub overlapped_ns: f64,
+    /// Writes per second meanwhile.
+    pub writes_per_second: f64,
 }
 
 /// All peers, filled and read back.
@@ -49,7 +61,7 @@ impl<P: Peer> Filled for PeerMap<P> {
         P::NAME
     }
 
-    fn measure(&self, order: &mut Order, part: Duration, writer: Option<usize>) -> Result<(f64, f64), Error> {
+    fn measure(&self, order: &mut Order, part: Duration, writer: Option<usize>) -> Result<Measured, Error> {
         let (stop, writes) = (AtomicBool::new(false), AtomicU64::new(0));
         std::thread::scope(|scope| {
             let (stop, writes) = (&stop, &writes);
@@ -61,26 +73,27 @@ impl<P: Peer> Filled for PeerMap<P> {
                 std::thread::yield_now();
             }
             let (begin, before) = (Instant::now(), writes.load(Ordering::Relaxed));
-            let ns = self.read(order, part);
+            let chained = self.read(order, Chained::new(), part);
+            let overlapped = self.read(order, Overlapped, part);
             let done = writes.load(Ordering::Relaxed) - before;
-            let rate = done as f64 / begin.elapsed().as_secs_f64();
+            let writes_per_second = done as f64 / begin.elapsed().as_secs_f64();
             stop.store(true, Ordering::Relaxed);
-            ns.map(|ns| (ns, rate))
+            Ok(Measured { ns: chained?, overlapped_ns: overlapped?, writes_per_second })
         })
     }
 }
 
 impl<P: Peer> PeerMap<P> {
-    fn read(&self, order: &mut Order, part: Duration) -> Result<f64, Error> {
-        let (mut handle, mut since) = (self.map.handle(), 0);
-        order.time(part, |order, index, key| {
-            order.check(index, handle.get(key));
+    fn read(&self, order: &mut Order, link: impl Link, part: Duration) -> Result<f64, Error> {
+        let (range, mut handle, mut since) = (range(), self.map.handle(), 0);
+        order.time(part, link, |order, link, index| {
+            let deviation = order.check(index, handle.get(&link.key(range.key(index))));
             since += 1;
             if since == BATCH {
                 since = 0;
                 handle.rest();
             }
-            Ok(())
+            Ok(deviation)
         })
     }
 
@@ -109,8 +122,9 @@ mod tests {
     fn every_peer_is_read_rightly_with_and_without_a_writer() {
         for peer in all(1000).unwrap() {
             let mut order = Order::new(1000, 8, false, 5);
-            let (ns, writes) = peer.measure(&mut order, Duration::from_millis(2), None).unwrap();
-            assert!(ns > 0.0 && writes == 0.0 && order.errors == 0, "{}", peer.name());
+            let found = peer.measure(&mut order, Duration::from_millis(2), None).unwrap();
+            assert!(found.ns > 0.0 && found.overlapped_ns > 0.0 && order.errors == 0, "{}: {found:?}", peer.name());
+            assert_eq!(found.writes_per_second, 0.0, "{}", peer.name());
             let mut order = Order::new(1000, 8, true, 5);
             // The writer has written before the reading begins; whether it gets a CPU meanwhile is the machine's affair.
             peer.measure(&mut order, Duration::from_millis(2), Some(0)).unwrap();

@@ -39,10 +39,10 @@ impl KeyRange {
         (u64::from(index) << 32 | u64::from(stamp)) ^ self.owner
     }
 
-    /// Whether a word was written to key `index`, by whichever write.
+    /// Number of the key that a word was written to, by whichever write; that of no key if another owner wrote it, but for chance.
     #[inline]
-    pub fn is_of(&self, index: u32, word: u64) -> bool {
-        (word ^ self.owner) >> 32 == u64::from(index)
+    pub fn number_of(&self, word: u64) -> u64 {
+        (word ^ self.owner) >> 32
     }
 }
 
@@ -88,7 +88,8 @@ mod tests {
             for index in 0..50 {
                 for stamp in 0..50 {
                     let word = KeyRange::new(owner).word(index, stamp);
-                    assert!(KeyRange::new(owner).is_of(index, word) && !KeyRange::new(owner).is_of(index + 1, word));
+                    assert_eq!(KeyRange::new(owner).number_of(word), u64::from(index));
+                    assert_ne!(KeyRange::new(owner + 1).number_of(word), u64::from(index));
                     assert!(seen.insert(KeyRange::new(owner).word(index, stamp)));
                 }
             }

@@ -9,11 +9,12 @@
 //!                          │                └─▶ client_process ─▶ load, redis_peer   (in processes of their own)
 //!                          │                      board (shared page), ledger (what replies must say), keys, mix
 //!                          ├─▶ server_process, pingpong, hiccup, clock, latency, spread
-//!                          └─▶ ours (the table in this process), peers (maps of other crates)
+//!                          └─▶ ours (the table in this process), peers (maps of other crates), chain
 //! bin/bench-suite ─▶ suite: hyperfine scenarios, the binaries above, environment, generated report
 //! ```
 
 pub mod board;
+pub mod chain;
 pub mod churn;
 pub mod cleanup;
 pub mod cli;

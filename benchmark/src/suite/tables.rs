@@ -72,7 +72,11 @@ fn direct(runs: &[Run]) -> String {
             ["direct_ns", "direct_batch_ns", "handle_ns", "ring_ns"].map(|name| range(value, &format!("{name}_spread"), whole)),
         );
         row.extend(peers::NAMES.map(|peer| range(value, &format!("{peer}_ns_spread"), whole)));
-        row.extend([range(value, "direct_ratio_best_peer_spread", two), number(value, "readers_scaling", 2)]);
+        row.extend([
+            range(value, "direct_ratio_best_peer_spread", two),
+            range(value, "direct_overlapped_ratio_best_peer_spread", two),
+            number(value, "readers_scaling", 2),
+        ]);
         row
     };
     let peers = peers::NAMES;
@@ -87,6 +91,7 @@ fn direct(runs: &[Run]) -> String {
         peers[2],
         peers[3],
         "over the best peer",
+        "loops that overlap, over the best peer",
         "two readers",
     ];
     section("Direct reads, beside other maps", &head, of(runs, "bench-direct").map(row).collect())
