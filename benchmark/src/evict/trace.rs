@@ -108,7 +108,8 @@ mod tests {
         let popular =
             |counts: &HashMap<u32, u32>| counts.iter().max_by_key(|(_, count)| **count).map(|(key, count)| (*key, *count));
         let ((first, count), (last, _)) = (popular(&early).expect("keys"), popular(&late).expect("keys"));
-        assert!(count > 50_000 / 50, "{count} requests for the most popular key");
+        // Not for long: it trades places some hundred times meanwhile. An even choice would ask 45 times for each.
+        assert!(count > 5 * 45, "{count} requests for the most popular key");
         assert_ne!(first, last, "what was popular is no more");
         let scanned: u32 = early.iter().filter(|(key, _)| **key >= SHAPE.keys).map(|(_, count)| count).sum();
         assert!((4500..5500).contains(&scanned), "{scanned} of 50000");
