@@ -215,7 +215,8 @@ pub(crate) fn read(task: &Task, name: &str, cpu: usize, board: &Board) -> Result
     cpus::pin(cpu)?;
     let mut client = Client::attach(&load::options(name, Wait::Adaptive)).map_err(Error::table("attaching a reader"))?;
     let slot = &board.slots()[task.index as usize];
-    let mut order = Order::new(task.keys, task.value_len, false, task.seed);
+    // A writer may be at work, or have been.
+    let mut order = Order::new(task.keys, task.value_len, true, task.seed);
     let mut value = vec![0; task.value_len];
     while board.rest(task.index) {
         while board.phase() == Phase::Run {
