@@ -24,7 +24,7 @@ lint: tools ## Formatting, clippy and docs, warnings denied
 
 loom: tools ## Model checking of the lock-free parts
 	RUSTFLAGS="$(LOOM_FLAGS)" $(CARGO) test --locked --release --target-dir "$(TARGET)/loom" -p shmqueue $(LOOM_TESTS:%=--test %)
-	RUSTFLAGS="$(LOOM_FLAGS)" $(CARGO) test --locked --release --target-dir "$(TARGET)/loom" -p table --test loom_seqlock --test loom_split
+	RUSTFLAGS="$(LOOM_FLAGS)" $(CARGO) test --locked --release --target-dir "$(TARGET)/loom" -p table --test loom_seqlock --test loom_split --test loom_deadlines
 
 test: lint loom ## Everything that must pass
 	$(CARGO) build --locked --workspace --bins

@@ -1,7 +1,7 @@
 //! The full check of a table at rest, for tests and for the server's own doubts.
 
 use crate::chain;
-use crate::expiry::{NO_DEADLINE, deadline_of, group_word};
+use crate::deadlines::{NO_DEADLINE, deadline_of, group_word};
 use crate::layout::{Counters, GROUP, LINE};
 use crate::seqlock;
 use crate::server_half::{Table, sum_of};
@@ -42,7 +42,7 @@ impl Table {
     fn check_deadline(&self, index: u64, least_expiry: u64) -> Result<(), String> {
         let group = index / GROUP;
         let deadline = deadline_of(group_word(&self.arena, group).load(Relaxed));
-        if least_expiry < deadline && !self.sweeping.is_at(group) {
+        if least_expiry < deadline && !self.sweeping.deadlines.is_at(group) {
             return Err(format!("an item of bucket {index} expires at {least_expiry}, before its group's deadline {deadline}"));
         }
         match self.sweeping.waits_for() {

@@ -3,13 +3,13 @@
 use crate::arena::Arena;
 use crate::chain;
 use crate::classes::LINE_CLASS;
-use crate::expiry::group_word;
+use crate::deadlines::group_word;
 use crate::hashing::Hasher;
 use crate::layout::{CHAIN_CAP, Counters, GROUP, Header, LINE};
 use crate::prefetch;
 use crate::seqlock;
 use crate::split::{self, Words};
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::Ordering::{Relaxed, Release};
 use crate::words::{BucketCount, ITEM_HEADER, MAX_KEY, hash_bit};
 use crate::writer::Writer;
 use std::mem::offset_of;
@@ -79,19 +79,11 @@ impl Writer<'_> {
         true
     }
 
-    /// Lowers the deadline of the new bucket's group to that of the old one's (X1). While the sweep is at the old group its word says
-    /// less than it should: the new group is then due at once. The old bucket is locked: the sweep does not leave the group before it.
-    /// The new bucket counts already: a sweep that takes its group's word away after this looks at it, and waits for its lock.
+    /// Has the new bucket's group due as early as the old one's (X1).
     fn cover(&self, old: u64, new: u64) {
-        let from = group_word(&self.arena, old / GROUP);
-        // ORDER(deadline): Acquire pairs with the sweep's swap: who sees a word taken away sees whose it was.
-        let mut word = from.load(Acquire);
-        if self.table.sweeping.is_at(old / GROUP) {
-            word = crate::expiry::deadline_word(1);
-        }
-        if word != 0 && old / GROUP != new / GROUP {
-            // ORDER(deadline): AcqRel as in `lower_deadline`.
-            group_word(&self.arena, new / GROUP).fetch_max(word, AcqRel);
+        let (from, to) = (old / GROUP, new / GROUP);
+        if from != to {
+            self.table.sweeping.deadlines.cover(group_word(&self.arena, from), from, group_word(&self.arena, to));
         }
     }
 }

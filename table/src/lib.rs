@@ -27,6 +27,7 @@ mod clear;
 mod clock;
 #[cfg(not(loom))]
 mod committing;
+mod deadlines;
 #[cfg(not(loom))]
 mod evacuate;
 #[cfg(not(loom))]
@@ -56,6 +57,9 @@ mod lookup;
 #[cfg(loom)]
 #[doc(hidden)]
 pub mod model;
+#[cfg(loom)]
+#[doc(hidden)]
+pub mod model_deadlines;
 #[cfg(loom)]
 #[doc(hidden)]
 pub mod model_split;

@@ -16,7 +16,7 @@
 use crate::arena::Arena;
 use crate::chain;
 use crate::classes::{LINE_CLASS, UNIT};
-use crate::expiry::{NO_DEADLINE, deadline_word, group_word};
+use crate::deadlines::{NO_DEADLINE, deadline_word, group_word};
 use crate::hashing::Hasher;
 use crate::header::{self, JoinError};
 use crate::intent::{self, PendingIntent};

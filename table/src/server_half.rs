@@ -5,8 +5,8 @@
 
 use crate::arena::Arena;
 use crate::clock::RegionClock;
+use crate::deadlines::NO_DEADLINE;
 use crate::evict::Eviction;
-use crate::expiry::NO_DEADLINE;
 use crate::geometry::Geometry;
 use crate::growth::Growth;
 use crate::hashing::Hasher;

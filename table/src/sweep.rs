@@ -6,26 +6,23 @@
 //!                                                             due: word cleared, each bucket swept, its earliest expiry entered
 //! ```
 //!
-//! U1: one worker at a time is at the sweep, and nobody waits for it. U2: a group's word is cleared before the first of its buckets is
-//! looked at and gets every bucket's earliest expiry under that bucket's lock, so X1 holds for each bucket again when it is unlocked, and
-//! `is_at` says for which group it may not hold. U3: `next_due` is emptied before the first group's word is read, and gets the least of all words
-//! at the end; who lowers a word meanwhile lowers it too.
+//! U1: one worker at a time is at the sweep, and nobody waits for it. What it does to the deadlines
+//! stands in [`crate::deadlines`].
 //! After a round that found little the sweep rests in proportion to the buckets it looked at in vain, at most [`MOST_REST_MS`]: so
 //! expiry times spread evenly over a large table cost a few per cent of one core, and the memory of an expired item comes back
 //! some seconds late. Whoever runs out of memory ends the rest.
 //! CRASH: a group half swept has its deadline worked out anew by `Table::join`.
 
 use crate::chain;
-use crate::expiry::{NO_DEADLINE, deadline_of, deadline_word, group_word};
+use crate::deadlines::{Deadlines, NO_DEADLINE, deadline_of, group_word};
 use crate::layout::{Counters, GROUP, Header, SLOTS};
 use crate::prefetch;
 use crate::split::MOST;
 use crate::sync::Mutex;
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use crate::sync::{AtomicBool, AtomicU64, fence};
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::{AtomicBool, AtomicU64};
 use crate::words::{is_link, offset_of_slot};
 use crate::writer::Writer;
-use crossbeam_utils::CachePadded;
 use std::mem::offset_of;
 use std::sync::TryLockError;
 
@@ -43,8 +40,6 @@ const LOOK_EVERY_MS: u64 = 50;
 const LOOKED_AT: u64 = 4;
 /// Blocks moved in one step.
 const MOVED: usize = 8;
-/// Stands for no group.
-const NO_GROUP: u64 = u64::MAX;
 
 /// What is to be done ahead of need, see [`Writer::work_ahead`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +54,9 @@ pub enum Ahead {
 
 /// The books of the sweep.
 pub(crate) struct Sweeping {
-    /// The earliest deadline there may be, as a time.
-    next_due: CachePadded<AtomicU64>,
+    pub(crate) deadlines: Deadlines,
     /// The deadline that the round under way was begun for.
     since: AtomicU64,
-    /// The group that is being swept.
-    group: AtomicU64,
     /// A copy of [`Round::under_way`], to look at without the lock.
     busy: AtomicBool,
     /// The table was cleared since the last round began, or memory ran out: no rest.
@@ -89,9 +81,8 @@ struct Round {
 impl Sweeping {
     pub(crate) fn new(next_due: u64, floor: u64) -> Sweeping {
         Sweeping {
-            next_due: CachePadded::new(AtomicU64::new(next_due)),
+            deadlines: Deadlines::new(next_due),
             since: AtomicU64::new(NO_DEADLINE),
-            group: AtomicU64::new(NO_GROUP),
             busy: AtomicBool::new(false),
             hurry: AtomicBool::new(false),
             round: Mutex::new(Round {
@@ -108,15 +99,6 @@ impl Sweeping {
         }
     }
 
-    /// Something is due by this time.
-    #[inline]
-    pub(crate) fn due_by(&self, expiry: u64) {
-        if self.next_due.load(Relaxed) > expiry {
-            // ORDER(next_due): AcqRel, after the group's word, see U3.
-            self.next_due.fetch_min(expiry, AcqRel);
-        }
-    }
-
     /// The floor was raised, or memory is wanted.
     pub(crate) fn hurry(&self) {
         // ORDER(hurry): Release, after the floor's store; pairs with the Acquire in `begin_round`.
@@ -126,18 +108,12 @@ impl Sweeping {
     /// Whether there is nothing to sweep for, now or later.
     #[inline]
     fn is_quiet(&self) -> bool {
-        self.next_due.load(Relaxed) == NO_DEADLINE && !self.hurry.load(Relaxed) && !self.busy.load(Relaxed)
-    }
-
-    /// Whether a group's word may say less than it should.
-    #[inline]
-    pub(crate) fn is_at(&self, group: u64) -> bool {
-        self.group.load(Relaxed) == group
+        self.deadlines.next_due() == NO_DEADLINE && !self.hurry.load(Relaxed) && !self.busy.load(Relaxed)
     }
 
     /// The deadline that the sweep waits for; none while it is under way.
     pub(crate) fn waits_for(&self) -> Option<u64> {
-        (!self.busy.load(Relaxed)).then(|| self.next_due.load(Relaxed))
+        (!self.busy.load(Relaxed)).then(|| self.deadlines.next_due())
     }
 
     /// Whether the items below this floor are unlinked, and nobody is at it.
@@ -147,7 +123,7 @@ impl Sweeping {
 
     /// Milliseconds since the earliest deadline passed that may not have been swept for.
     pub(crate) fn lag_ms(&self, now: u64) -> u64 {
-        now.saturating_sub(self.next_due.load(Relaxed).min(self.since.load(Relaxed)))
+        now.saturating_sub(self.deadlines.next_due().min(self.since.load(Relaxed)))
     }
 }
 
@@ -200,7 +176,7 @@ impl Writer<'_> {
         }
         let floor = self.arena.version_floor();
         round.clears = (floor > round.swept_floor).then_some(floor);
-        let due = sweeping.next_due.load(Relaxed);
+        let due = sweeping.deadlines.next_due();
         if round.clears.is_none() {
             if due == NO_DEADLINE {
                 return Some(Ahead::Nothing);
@@ -212,9 +188,7 @@ impl Writer<'_> {
             }
         }
         sweeping.since.store(due, Relaxed);
-        sweeping.next_due.swap(NO_DEADLINE, AcqRel);
-        // ORDER(next_due): before the first group's word is read (U3); pairs with the fence in `lower_deadline`.
-        fence(SeqCst);
+        sweeping.deadlines.begin();
         sweeping.busy.store(true, Relaxed);
         (round.under_way, round.bucket, round.least, round.in_vain) = (true, 0, NO_DEADLINE, 0);
         None
@@ -255,13 +229,10 @@ impl Writer<'_> {
             }
             let group = round.bucket / GROUP;
             let word = group_word(&self.arena, group);
-            // ORDER(deadline): Acquire pairs with the AcqRel of `lower_deadline` (U3).
+            // ORDER(deadline): Acquire pairs with the AcqRel of `Deadlines::lower`.
             let deadline = deadline_of(word.load(Acquire));
             if round.clears.is_some() || deadline <= now {
-                // ORDER(group): Release by the swap that follows: who sees the word taken away sees the group.
-                sweeping.group.store(group, Relaxed);
-                // ORDER(deadline): AcqRel: as above, and before the group's buckets are locked (U2).
-                word.swap(0, AcqRel);
+                sweeping.deadlines.take(group, word);
                 // The table may have grown since the round stood at its end, in the middle of a group: that is begun anew, with its word.
                 round.bucket = group * GROUP;
                 round.in_group = true;
@@ -281,16 +252,16 @@ impl Writer<'_> {
             round.in_vain += 1;
         }
         round.bucket += 1;
-        if round.bucket.is_multiple_of(GROUP) || round.bucket >= buckets {
-            self.table.sweeping.group.store(NO_GROUP, Relaxed);
-            round.least = round.least.min(deadline_of(group_word(&self.arena, group).load(Acquire)));
+        // The count anew: the bucket that was swept may have been split while its lock was waited for.
+        if round.bucket.is_multiple_of(GROUP) || round.bucket >= self.arena.bucket_count().buckets() {
+            round.least = round.least.min(self.table.sweeping.deadlines.leave(group_word(&self.arena, group)));
             round.in_group = false;
         }
     }
 
     fn end_round(&self, round: &mut Round) {
         let sweeping = &self.table.sweeping;
-        sweeping.due_by(round.least);
+        sweeping.deadlines.due_by(round.least);
         sweeping.since.store(NO_DEADLINE, Relaxed);
         round.under_way = false;
         sweeping.busy.store(false, Relaxed);
@@ -353,8 +324,7 @@ impl Writer<'_> {
             }
         });
         if least != NO_DEADLINE {
-            // ORDER(deadline): AcqRel as in `lower_deadline` (U2).
-            group_word(arena, index / GROUP).fetch_max(deadline_word(least), AcqRel);
+            Deadlines::enter(group_word(arena, index / GROUP), least);
         }
         if dead == 0 {
             self.unlock_unchanged(held);

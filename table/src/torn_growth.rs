@@ -4,7 +4,7 @@
 use crate::arena::Arena;
 use crate::chain::{self, is_item};
 use crate::classes::LINE_CLASS;
-use crate::expiry::{deadline_word, group_word};
+use crate::deadlines::{deadline_word, group_word};
 use crate::intent::{self, SlotStore};
 use crate::layout::{Header, LINE, SLOTS};
 use crate::section::Section;
