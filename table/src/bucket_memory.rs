@@ -26,6 +26,14 @@ impl Store {
         self.committed(Part::Buckets) / LINE
     }
 
+    /// The same for who cannot do without: waits for whoever is committing.
+    pub(crate) fn backs_bucket_by_now(&self, index: u64) -> bool {
+        index < self.backed_buckets() || {
+            let _growing = self.growing();
+            index < self.backed_buckets() || (self.commit_buckets() && index < self.backed_buckets())
+        }
+    }
+
     #[cold]
     fn back_buckets_now(&self, index: u64) -> bool {
         let Some(_growing) = self.try_growing() else { return false };

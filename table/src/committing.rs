@@ -60,7 +60,7 @@ impl Store {
 
     /// Commits one more step unless the heap has grown beyond `seen` units meanwhile; whether there is more now.
     pub(crate) fn grow(&self, seen: u64) -> bool {
-        let _growing = self.growing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _growing = self.growing();
         let units = self.spans().pool.units();
         // A worker that has to do it itself does little.
         units > seen || self.commit_heap(units, STEP)
@@ -73,7 +73,7 @@ impl Store {
         if self.refused.load(Relaxed) {
             return false;
         }
-        let _growing = self.growing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _growing = self.growing();
         if self.buckets_ahead() {
             return true;
         }

@@ -203,11 +203,18 @@ impl<'a> Writer<'a> {
     }
 
     /// An operation on the key of `hash` was refused for want of an overflow line or of room in the chain, and holds no lock
-    /// any more: whether an item of that very bucket made way, so that it may try again. No memory is fetched from elsewhere:
+    /// any more: whether splits that were due parted the chain, or an item of that very bucket made way, so that it may try again. No memory is fetched from elsewhere:
     /// lines are few, and whole spans of items would have to go until one more of them is free.
     #[cold]
     pub(crate) fn made_way(&mut self, refusal: &Outcome, hash: u64) -> bool {
-        let Some(eviction) = self.eviction.filter(|_| matches!(refusal, Outcome::Full | Outcome::ChainFull)) else {
+        let full_chain = *refusal == Outcome::ChainFull;
+        if full_chain && self.outgrew() {
+            return true;
+        }
+        let Some(eviction) = self.eviction.filter(|_| full_chain || *refusal == Outcome::Full) else {
+            if full_chain {
+                self.count_refusal(refusal);
+            }
             return false;
         };
         let prey = Prey { class: None, spared: Some(hash), most: 1 };
@@ -230,18 +237,22 @@ impl<'a> Writer<'a> {
     /// Lets an item of the bucket of `hash` make way for another one, if none could be linked there now. For operations that cannot begin
     /// again once they hold their locks; whoever takes the room meanwhile makes them answer `Full`.
     pub(crate) fn clear_the_way(&mut self, hash: u64) {
-        if self.eviction.is_none() {
+        if self.eviction.is_none() && !self.table.growth.is_behind() {
             return;
         }
         let refusal = match chain::room(&self.arena, self.arena.bucket(self.bucket_of(hash)), |_| false) {
             Room::Slot(_) => return,
+            Room::Behind { lines: CHAIN_CAP.., .. } if self.outgrew() => return,
             Room::Behind { lines: CHAIN_CAP.., .. } => Outcome::ChainFull,
+            Room::Behind { .. } if self.eviction.is_none() => return,
             Room::Behind { .. } => match self.cache.take(&self.table.store, LINE_CLASS, LINE) {
                 Some(line) => return self.cache.put(&self.table.store, &self.arena, line.offset),
                 None => Outcome::Full,
             },
         };
-        self.made_way(&refusal, hash);
+        if self.eviction.is_some() {
+            self.made_way(&refusal, hash);
+        }
     }
 
     /// Closes a bucket's chain up (see [`split::close_up`]) with the items' counters.

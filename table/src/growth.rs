@@ -3,10 +3,11 @@
 //! Writers tell the table of the items they linked some tens at a time. What is then above the load is shared out as splits that the
 //! writers do one by one, each after an insert of a new key, so that no insert pays for more than one (W. Litwin, 1980).
 //!
-//! Y1: one split at a time, by whoever holds `splitting`; nobody waits for it. Y2: `grown_for` counts the splits handed out, done or not.
+//! Y1: one split at a time, by whoever holds `splitting`; nobody waits for it, but for who finds a chain full because splits are due. Y2: `grown_for` counts the splits handed out, done or not.
 //! Who misses memory for a split leaves it to later inserts, and says so in `stalled`: idle workers don't try in vain again and again.
 //! CRASH: all of this is private to the server; a joined table counts anew.
 
+use crate::seqlock::Backoff;
 use crate::sync::AtomicBool;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::writer::Writer;
@@ -41,7 +42,7 @@ impl Growth {
 
     /// Whether splits are due that nobody took, and the last one tried was done.
     #[inline]
-    fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.items.load(Relaxed) * 4 / LOAD_QUARTERS > self.grown_for.load(Relaxed) && !self.stalled.load(Relaxed)
     }
 
@@ -117,6 +118,33 @@ impl Writer<'_> {
             }
         }
         self.owed_splits > 0
+    }
+
+    /// Whether the table was behind its growth and is no more, so that a chain that was full may have room. Whoever was at a split may have lost
+    /// its processor, and others may owe what is due: it is waited for and done in their place. The caller holds no lock.
+    #[cold]
+    pub(crate) fn outgrew(&mut self) -> bool {
+        let (table, backoff) = (self.table, Backoff::new());
+        let buckets = || table.arena.bucket_count().buckets() as i64;
+        let (before, wanted) = (buckets(), self.tell() * 4 / LOAD_QUARTERS);
+        while buckets() < wanted.min(table.arena.max_buckets as i64) {
+            if !table.store.backs_bucket_by_now(buckets() as u64) {
+                break;
+            }
+            if table.growth.try_begin() {
+                let done = self.split();
+                table.growth.end();
+                table.growth.stalled.store(!done, Relaxed);
+                // Nobody had handed it out (Y2).
+                table.growth.grown_for.fetch_add(i64::from(done), Relaxed);
+                if !done {
+                    break;
+                }
+            } else {
+                backoff.snooze();
+            }
+        }
+        buckets() > before
     }
 
     /// Leaves the splits that this writer owes to others.

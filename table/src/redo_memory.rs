@@ -29,7 +29,7 @@ impl Store {
     /// Backs the lists of the workers up to this one, of which the first lies at `redo`; whether they are.
     #[cold]
     pub(crate) fn back_redo(&self, redo: u64, worker: u32) -> bool {
-        let _growing = self.growing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _growing = self.growing();
         let committed = self.arena.section.word(committed_word(Part::Redo));
         let have = committed.load(Relaxed);
         let more = lists_to(worker).saturating_sub(have);

@@ -184,6 +184,11 @@ impl Store {
         }
     }
 
+    /// The right to commit, as soon as whoever has it is done.
+    pub(crate) fn growing(&self) -> MutexGuard<'_, ()> {
+        self.growing.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// Backs a range and counts it as used. A refusal ends committing ahead until a commit succeeds. The caller holds `growing`.
     pub(crate) fn back(&self, offset: u64, len: u64) -> bool {
         let done = self.commit.commit(offset, len).is_ok();

@@ -280,9 +280,9 @@ impl<'a> Writer<'a> {
         Ok(SlotStore { slot, old, new })
     }
 
-    /// Counts a refusal, unless eviction may still take it back.
+    /// Counts a refusal, unless eviction or growth may still take it back.
     fn refused(&self, refusal: Outcome) -> Outcome {
-        if self.eviction.is_none() {
+        if self.eviction.is_none() && refusal == Outcome::Full {
             self.count_refusal(&refusal);
         }
         refusal

@@ -12,6 +12,15 @@ const NONE: Ticket = Ticket { shard: 0, client: 0, generation: 0, position: 0 };
 const VERSION_FLOOR: u64 = 648;
 const NEXT_VERSION: u64 = 704;
 
+/// Ends the other threads also when this one panics.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Release);
+    }
+}
+
 fn key(n: u64) -> [u8; 8] {
     n.to_be_bytes()
 }
@@ -159,6 +168,7 @@ fn a_clear_takes_what_was_answered_before_it_and_nothing_that_came_after() {
     let (clears, done) = (Clears { begun: AtomicU64::new(0), ended: AtomicU64::new(0) }, AtomicBool::new(false));
     let (seen, lost) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
+        let end = End(&done);
         let writers: Vec<_> = (0..2)
             .map(|which| {
                 let (table, clears, done, seen, lost) = (&table, &clears, &done, &seen, &lost);
@@ -180,7 +190,7 @@ fn a_clear_takes_what_was_answered_before_it_and_nothing_that_came_after() {
             }
             std::thread::yield_now();
         }
-        done.store(true, Release);
+        drop(end);
         for writer in writers {
             writer.join().expect("a writer");
         }
@@ -211,6 +221,7 @@ fn what_one_client_writes_in_order_is_cleared_in_order() {
     let done = AtomicBool::new(false);
     let survived = AtomicU64::new(0);
     std::thread::scope(|scope| {
+        let end = End(&done);
         let writer = scope.spawn(|| {
             let mut writer = table.writer(1);
             while !done.load(Acquire) {
@@ -232,7 +243,7 @@ fn what_one_client_writes_in_order_is_cleared_in_order() {
                 std::thread::yield_now();
             }
         }
-        done.store(true, Release);
+        drop(end);
         writer.join().expect("the writer");
     });
     assert!(survived.load(Relaxed) > 0, "the clears left time to write");
@@ -247,6 +258,7 @@ fn a_clear_takes_effect_once() {
     let table = memory.format();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let end = End(&done);
         let writers: Vec<_> = (1..3)
             .map(|worker| {
                 let (table, memory, done) = (&table, &memory, &done);
@@ -276,7 +288,7 @@ fn a_clear_takes_effect_once() {
             assert!(after > before && after - counter < 2 << 20, "from {before} to {after} with the counter at {counter}");
             floors += 1;
         }
-        done.store(true, Release);
+        drop(end);
         for writer in writers {
             writer.join().expect("a writer");
         }

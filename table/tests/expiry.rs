@@ -26,6 +26,15 @@ impl Random {
     }
 }
 
+/// Ends the other threads also when this one panics.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Release);
+    }
+}
+
 fn key(n: u64) -> [u8; 8] {
     n.to_be_bytes()
 }
@@ -304,6 +313,7 @@ fn a_sweep_beside_inserts_expires_and_splits_loses_nothing() {
     // The writers' time, moved on by one of them.
     let (clock, done) = (AtomicU64::new(1), AtomicBool::new(false));
     std::thread::scope(|scope| {
+        let end = End(&done);
         let sweeper = scope.spawn(|| {
             let mut writer = table.writer(9);
             while !done.load(Acquire) {
@@ -339,7 +349,7 @@ fn a_sweep_beside_inserts_expires_and_splits_loses_nothing() {
         for writer in writers {
             writer.join().expect("a writer");
         }
-        done.store(true, Release);
+        drop(end);
         sweeper.join().expect("the sweeper");
     });
     table.check_invariants().expect("no item is forgotten");

@@ -139,6 +139,15 @@ fn scan_all(table: &Table, written: &Written, done: &AtomicBool) -> u64 {
     }
 }
 
+/// Ends the other threads also when this one panics.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Release);
+    }
+}
+
 /// What writers left undone is done by whoever is idle; then the load is what it should be.
 fn catch_up(table: &Table) {
     let mut writer = table.writer(0);
@@ -153,6 +162,7 @@ fn from_one_bucket_on_nothing_is_missed_by_readers_writers_or_scans() {
     let table = memory.format();
     let (written, done) = (Written::default(), AtomicBool::new(false));
     std::thread::scope(|scope| {
+        let end = End(&done);
         let readers: Vec<_> = (1..3)
             .map(|seed| {
                 scope.spawn({
@@ -173,7 +183,7 @@ fn from_one_bucket_on_nothing_is_missed_by_readers_writers_or_scans() {
         for writer in writers {
             writer.join().expect("a writer");
         }
-        done.store(true, Release);
+        drop(end);
         for reader in readers {
             assert!(reader.join().expect("a reader") > 0);
         }
