@@ -38,6 +38,8 @@ const AHEAD: u64 = 3;
 /// Time between two looks for a reason to end a rest, and buckets that are looked at.
 const LOOK_EVERY_MS: u64 = 50;
 const LOOKED_AT: u64 = 4;
+/// Groups whose deadlines are looked at.
+const GROUPS_LOOKED_AT: u64 = 32;
 /// Blocks moved in one step.
 const MOVED: usize = 8;
 
@@ -194,14 +196,21 @@ impl Writer<'_> {
         None
     }
 
-    /// Whether, in the middle of a rest, a look at some buckets finds so many dead that the sweep had better go on: items that expire all at
-    /// once may do so just after a round that found the first of them.
+    /// Whether, in the middle of a rest, a look finds that the sweep had better go on: so few groups are due that it costs nothing, or most of
+    /// what some buckets hold is dead (items that expire all at once may do so just after a round that found the first of them).
     fn finds_many_dead(&self, round: &mut Round, now: u64) -> bool {
         if now < round.next_look {
             return false;
         }
         round.next_look = now + LOOK_EVERY_MS;
         let (arena, floor, buckets) = (&self.arena, self.arena.version_floor(), self.arena.bucket_count().buckets());
+        // Few groups that are due make a short round: nothing to rest from.
+        let groups = buckets.div_ceil(GROUP);
+        let sample = (0..GROUPS_LOOKED_AT).map(|number| now.wrapping_add(number).wrapping_mul(0x9e37_79b9_7f4a_7c15) % groups);
+        let due = sample.filter(|&group| deadline_of(group_word(arena, group).load(Relaxed)) <= now).count() as u64;
+        if due * 8 <= GROUPS_LOOKED_AT {
+            return true;
+        }
         let (mut items, mut dead) = (0, 0);
         for number in 0..LOOKED_AT {
             // Anywhere, and elsewhere the next time. What is read beside writers is good enough to count.
