@@ -1,9 +1,11 @@
 //! `bench-table`: what operations cost in the table itself, beside the maps that other crates offer to threads.
 //!
 //! Everything is in this process; the table rests in a file of shared memory as the daemon keeps it, memory committed ahead by a
-//! thread of its own. Rounds of all maps are interleaved: each map is filled, updated, read and emptied by its workers. Then one
-//! worker fills a table made for few keys, and each peer likewise.
+//! thread of its own. Rounds of all maps are interleaved: each map is filled, updated, read and emptied by its workers, a fresh map
+//! that grows by operations which wait for one another, and a used one made for its keys also by loops that overlap. Then one worker
+//! fills a table made for few keys, and each peer likewise.
 
+mod contest;
 mod growth;
 pub(crate) mod race;
 
@@ -16,12 +18,11 @@ use serde::Serialize;
 
 use crate::cli::{Common, Report};
 use crate::clock::Clock;
-use crate::ours::{Grouped, Ours};
-use crate::peers::{DashMap, Map, Papaya, Peer, RwLocked, Scc};
+use crate::peers::{DashMap, Papaya, RwLocked, Scc};
 use crate::spread::{self, Spread};
 use crate::{Error, peers, pingpong};
+use contest::Contest;
 use growth::Filling;
-use race::{OPS, OneByOne, Op, Round, Share};
 
 /// Measures insert, update, get and delete in the table beside dashmap, papaya, scc and a RwLock around a HashMap.
 #[derive(Clone, Debug, Parser)]
@@ -33,7 +34,7 @@ pub struct Arguments {
     /// Threads that work at once.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
-    /// Rounds of all maps, after one that does not count.
+    /// Rounds of all maps, after one of the maps that are kept, which does not count.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Keys that a table made for 10,000 grows to; 0 leaves growth out.
@@ -53,8 +54,9 @@ impl Common for Arguments {
     }
 }
 
-/// What was found: `insert_ns`, `batch_insert_ns` (as the server's workers do it), `dashmap_insert_ns` and so on with their
-/// spreads, `ratio_insert` (over the fastest peer of each round), and what growing took.
+/// What was found: `insert_ns` (into a fresh map, each waiting for the one before), `presized_insert_ns` (into a used one),
+/// `insert_overlapped_ns` (nobody waiting), `batch_insert_ns` (as the server's workers do it), `dashmap_insert_ns` and so on with
+/// their spreads, `ratio_insert` (over the fastest peer of each round), and what growing took.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "the fields are described in METHODOLOGY.md")]
 pub struct TableReport {
@@ -83,12 +85,12 @@ impl fmt::Display for TableReport {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let figure = |name: &str| self.figures.get(name).copied().unwrap_or(f64::NAN);
         writeln!(out, "{} keys, {} worker(s), ns per operation:", self.keys, self.workers)?;
-        for op in OPS.map(Op::name) {
-            write!(out, "{op:>6}: {:.0}, in batches {:.0}", figure(&format!("{op}_ns")), figure(&format!("batch_{op}_ns")))?;
-            for peer in peers::NAMES {
-                write!(out, ", {peer} {:.0}", figure(&format!("{peer}_{op}_ns")))?;
+        for (row, times, ratio) in contest::rows() {
+            write!(out, "{row:>17}:")?;
+            for (map, time) in ["table"].into_iter().chain(peers::NAMES).zip(times) {
+                write!(out, " {map} {:.0},", figure(&time))?;
             }
-            writeln!(out, "; over the fastest peer {:.2}", figure(&format!("ratio_{op}")))?;
+            writeln!(out, " over the fastest peer {:.2}", figure(&ratio))?;
         }
         writeln!(out, "overhead {:.1} bytes per item", figure("bytes_overhead_per_item"))?;
         if self.growth_keys > 0 {
@@ -124,31 +126,6 @@ fn buckets(arguments: &Arguments, keys: u32) -> u64 {
     arguments.buckets.unwrap_or(u64::from(keys) / 4).max(1)
 }
 
-/// Runs a round of a map with these keys and the values of this stamp.
-type RunRound<'a> = dyn Fn(&[Share], u32) -> Result<Round, Error> + 'a;
-
-/// A map that takes part, by the prefix of its figures.
-struct Entrant<'a> {
-    prefix: &'static str,
-    round: Box<RunRound<'a>>,
-    rounds: Vec<Round>,
-}
-
-impl<'a> Entrant<'a> {
-    fn new(prefix: &'static str, round: impl Fn(&[Share], u32) -> Result<Round, Error> + 'a) -> Self {
-        Self { prefix, round: Box::new(round), rounds: Vec::new() }
-    }
-
-    fn peer<P: Peer + 'a>(prefix: &'static str, keys: u32) -> Self {
-        let map = P::with_capacity(keys as usize);
-        Self::new(prefix, move |shares, stamp| race::round(|| OneByOne(map.handle()), shares, stamp))
-    }
-
-    fn times(&self, op: Op) -> Vec<f64> {
-        self.rounds.iter().map(|round| round.ns[op as usize]).collect()
-    }
-}
-
 #[derive(Default)]
 struct Found {
     figures: BTreeMap<String, f64>,
@@ -158,48 +135,19 @@ struct Found {
 }
 
 impl Found {
-    /// All maps, round by round, each round begun by another. The first round warms all of them up: allocators have their memory.
     fn race(&mut self, arguments: &Arguments) -> Result<(), Error> {
-        let shares = Share::deal(arguments.keys, arguments.workers);
-        let ours = Ours::new(buckets(arguments, arguments.keys), arguments.keys.into())?;
-        let mut entrants = vec![
-            Entrant::new("", |shares, stamp| race::round(|| OneByOne(ours.handle()), shares, stamp)),
-            Entrant::new("batch_", |shares, stamp| race::round(|| Grouped(ours.handle()), shares, stamp)),
-            Entrant::peer::<DashMap>("dashmap_", arguments.keys),
-            Entrant::peer::<Papaya>("papaya_", arguments.keys),
-            Entrant::peer::<Scc>("scc_", arguments.keys),
-            Entrant::peer::<RwLocked>("rwlock_", arguments.keys),
-        ];
-        let many = entrants.len();
-        ours.private().while_committing(|| {
-            for round in 0..=arguments.rounds {
-                for turn in 0..many {
-                    let entrant = &mut entrants[(turn + round as usize) % many];
-                    let took = (entrant.round)(&shares, round)?;
-                    self.errors += took.errors;
-                    if round > 0 {
-                        entrant.rounds.push(took);
-                    }
-                }
-                self.pingpongs.extend(pingpong::round_trip_ns(Duration::from_millis(20))?);
-            }
+        let Arguments { keys, workers, rounds, .. } = *arguments;
+        let pingpongs = &mut self.pingpongs;
+        let found = Contest::run(keys, workers, buckets(arguments, keys), rounds, || {
+            pingpongs.extend(pingpong::round_trip_ns(Duration::from_millis(20))?);
             Ok(())
         })?;
-        self.judge(&entrants);
-        Ok(())
-    }
-
-    fn judge(&mut self, entrants: &[Entrant<'_>]) {
-        for op in OPS {
-            for entrant in entrants {
-                self.spread(format!("{}{}_ns", entrant.prefix, op.name()), Spread::of(&entrant.times(op)));
-            }
-            let fastest = fastest(&entrants[2..], op);
-            for ours in &entrants[..2] {
-                let ratio = Spread::of_ratios(&ours.times(op), &fastest);
-                self.spread(format!("ratio_{}{}", ours.prefix, op.name()), ratio);
-            }
+        self.errors += found.errors;
+        for (name, spread) in found.spreads {
+            self.figures.insert(name.clone(), spread.median);
+            self.spreads.insert(name + "_spread", spread);
         }
+        Ok(())
     }
 
     fn grow(&mut self, arguments: &Arguments, clock: &Clock) -> Result<(), Error> {
@@ -222,11 +170,6 @@ impl Found {
         Ok(())
     }
 
-    fn spread(&mut self, name: String, spread: Spread) {
-        self.figures.insert(name.clone(), spread.median);
-        self.spreads.insert(name + "_spread", spread);
-    }
-
     fn filling(&mut self, name: &str, filling: &Filling) {
         let latencies = &filling.latencies;
         self.figures.insert(format!("{name}_mean_ns"), latencies.mean());
@@ -236,13 +179,6 @@ impl Found {
         self.figures.insert(format!("{name}_preemptions"), filling.preemptions as f64);
         self.errors += filling.errors;
     }
-}
-
-/// The fastest peer of each round.
-fn fastest(peers: &[Entrant<'_>], op: Op) -> Vec<f64> {
-    let times: Vec<_> = peers.iter().map(|peer| peer.times(op)).collect();
-    let rounds = times.iter().map(Vec::len).min().unwrap_or(0);
-    (0..rounds).map(|round| times.iter().map(|times| times[round]).fold(f64::INFINITY, f64::min)).collect()
 }
 
 #[cfg(test)]
@@ -257,25 +193,18 @@ mod tests {
         let json = serde_json::to_value(&report).unwrap();
         let has = |name: &str| assert!(json[name].as_f64().is_some_and(|figure| figure > 0.0), "{name}: {}", json[name]);
         for op in ["insert", "update", "get", "delete"] {
-            for prefix in ["", "batch_", "dashmap_", "papaya_", "scc_", "rwlock_"] {
-                has(&format!("{prefix}{op}_ns"));
+            for map in ["", "dashmap_", "papaya_", "scc_", "rwlock_"] {
+                has(&format!("{map}{op}_ns"));
+                has(&format!("{map}{op}_overlapped_ns"));
+                has(&format!("{map}presized_insert_ns"));
             }
-            has(&format!("ratio_{op}"));
+            has(&format!("batch_{op}_ns"));
+            ["ratio_", "ratio_batch_"].into_iter().for_each(|ratio| has(&format!("{ratio}{op}")));
+            has(&format!("ratio_{op}_overlapped"));
         }
         for name in ["bytes_overhead_per_item", "growth_p999_ns", "growth_max_ns", "hiccup_max_ns", "scc_growth_max_ns"] {
             has(name);
         }
         assert!(!report.to_string().contains("NaN"), "{report}");
-    }
-
-    #[test]
-    fn the_fastest_peer_is_chosen_round_by_round() {
-        let entrant = |ns: [f64; 2]| Entrant {
-            prefix: "",
-            round: Box::new(|_, _| Error::failed("not run")),
-            rounds: ns.map(|ns| Round { ns: [ns; OPS.len()], errors: 0 }).into(),
-        };
-        assert_eq!(fastest(&[entrant([5.0, 9.0]), entrant([7.0, 8.0])], Op::Get), [5.0, 8.0]);
-        assert!(fastest(&[], Op::Get).is_empty());
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! Each thread owns its keys and goes through them in another random order per operation, so that neither buckets nor items are
 //! met in the order of their addresses. What counts is the time an operation takes as its thread sees it: the threads'
-//! times added up, over all operations.
+//! times added up, over all operations. Whether an operation waits for the one before is the link's to say ([`crate::chain`]).
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use crate::chain::Link;
 use crate::keys::{Key, KeyRange};
 use crate::mix::Random;
 use crate::peers::{BATCH, Handle};
@@ -42,22 +43,34 @@ pub(crate) trait Worker {
     fn apply(&mut self, op: Op, keys: &[Key], words: &[u64]) -> u64;
 }
 
-/// One operation after the other.
-pub(crate) struct OneByOne<H>(pub(crate) H);
+/// One operation after the other, with what lies between them.
+pub(crate) struct OneByOne<H, L>(pub(crate) H, pub(crate) L);
 
-impl<H: Handle> Worker for OneByOne<H> {
+impl<H: Handle, L: Link> OneByOne<H, L> {
+    /// Passes each key through the link; `deviates` makes the operation and tells how far its answer is from the right one.
+    #[inline]
+    fn each(&mut self, keys: &[Key], words: &[u64], deviates: impl Fn(&mut H, &Key, u64) -> u64) -> u64 {
+        let mut wrong = 0;
+        for (key, word) in keys.iter().zip(words) {
+            let deviation = deviates(&mut self.0, &self.1.key(*key), *word);
+            self.1.follow(deviation);
+            wrong += u64::from(deviation != 0);
+        }
+        wrong
+    }
+}
+
+impl<H: Handle, L: Link> Worker for OneByOne<H, L> {
     #[inline]
     fn apply(&mut self, op: Op, keys: &[Key], words: &[u64]) -> u64 {
-        let pairs = keys.iter().zip(words);
-        let map = &mut self.0;
         let wrong = match op {
-            Op::Insert => pairs.filter(|(key, word)| !map.insert(key, **word)).count(),
-            Op::Update => pairs.filter(|(key, word)| !map.update(key, **word)).count(),
-            Op::Get => pairs.filter(|(key, word)| map.get(key) != Some(**word)).count(),
-            Op::Delete => pairs.filter(|(key, _)| !map.delete(key)).count(),
+            Op::Insert => self.each(keys, words, |map, key, word| u64::from(!map.insert(key, word))),
+            Op::Update => self.each(keys, words, |map, key, word| u64::from(!map.update(key, word))),
+            Op::Get => self.each(keys, words, |map, key, word| map.get(key).map_or(!0, |found| found ^ word)),
+            Op::Delete => self.each(keys, words, |map, key, _| u64::from(!map.delete(key))),
         };
-        map.rest();
-        wrong as u64
+        self.0.rest();
+        wrong
     }
 }
 
@@ -110,14 +123,14 @@ impl Share {
 /// What a round found.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Round {
-    /// Nanoseconds per operation, in the order of [`OPS`].
+    /// Nanoseconds per operation, in the order of [`OPS`]; 0 for what was not asked for.
     pub(crate) ns: [f64; OPS.len()],
     /// Wrong answers.
     pub(crate) errors: u64,
 }
 
-/// Runs one round: a thread per share, all of them in the same operation at a time.
-pub(crate) fn round<W: Worker>(worker: impl Fn() -> W + Sync, shares: &[Share], stamp: u32) -> Result<Round, Error> {
+/// Runs one round of these operations: a thread per share, all of them in the same operation at a time.
+pub(crate) fn round<W: Worker>(worker: impl Fn() -> W + Sync, ops: &[Op], shares: &[Share], stamp: u32) -> Result<Round, Error> {
     let cpus = cpus::allowed()?;
     let barrier = Barrier::new(shares.len());
     let times: Vec<_> = std::thread::scope(|scope| {
@@ -129,10 +142,11 @@ pub(crate) fn round<W: Worker>(worker: impl Fn() -> W + Sync, shares: &[Share], 
                 scope.spawn(move || {
                     let pinned = cpus::pin(cpu);
                     let mut worker = worker();
-                    let times = OPS.map(|op| {
+                    let timed = |&op: &Op| {
                         barrier.wait();
-                        share.run(op, stamp, &mut worker)
-                    });
+                        (op, share.run(op, stamp, &mut worker))
+                    };
+                    let times: Vec<_> = ops.iter().map(timed).collect();
                     pinned.map(|()| times)
                 })
             })
@@ -143,8 +157,8 @@ pub(crate) fn round<W: Worker>(worker: impl Fn() -> W + Sync, shares: &[Share], 
     let mut round = Round { ns: [0.0; OPS.len()], errors: 0 };
     for times in times {
         let times = times.map_err(|_| Error::Failed("measuring a map: a thread panicked; see its message above".into()))??;
-        for (sum, (time, wrong)) in round.ns.iter_mut().zip(times) {
-            *sum += time.as_nanos() as f64 / operations as f64;
+        for (op, (time, wrong)) in times {
+            round.ns[op as usize] += time.as_nanos() as f64 / operations as f64;
             round.errors += wrong;
         }
     }
@@ -154,6 +168,7 @@ pub(crate) fn round<W: Worker>(worker: impl Fn() -> W + Sync, shares: &[Share], 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chain::{Chained, Overlapped};
     use crate::ours::{Grouped, Ours};
     use crate::peers::{Map, Peer, RwLocked};
 
@@ -175,9 +190,10 @@ mod tests {
         let ours = Ours::new(64, 1001).unwrap();
         let peer = RwLocked::with_capacity(0);
         for stamp in 0..2 {
-            assert_eq!(round(|| OneByOne(ours.handle()), &shares, stamp).unwrap().errors, 0);
-            assert_eq!(round(|| Grouped(ours.handle()), &shares, stamp).unwrap().errors, 0);
-            let found = round(|| OneByOne(peer.handle()), &shares, stamp).unwrap();
+            assert_eq!(round(|| OneByOne(ours.handle(), Chained::new()), &OPS, &shares, stamp).unwrap().errors, 0);
+            assert_eq!(round(|| OneByOne(ours.handle(), Overlapped), &OPS, &shares, stamp).unwrap().errors, 0);
+            assert_eq!(round(|| Grouped(ours.handle()), &OPS, &shares, stamp).unwrap().errors, 0);
+            let found = round(|| OneByOne(peer.handle(), Chained::new()), &OPS, &shares, stamp).unwrap();
             assert!(found.errors == 0 && found.ns.iter().all(|ns| *ns > 0.0), "{found:?}");
         }
         assert_eq!(ours.private().table().stats().items, 0);
@@ -208,7 +224,9 @@ mod tests {
     #[test]
     fn a_lost_update_is_a_wrong_answer() {
         let peer = RwLocked::with_capacity(0);
-        let found = round(|| OneByOne(Forgetful(peer.handle(), 0)), &Share::deal(1000, 1), 0).unwrap();
-        assert_eq!(found.errors, 100);
+        let shares = Share::deal(1000, 1);
+        let overlapped = round(|| OneByOne(Forgetful(peer.handle(), 0), Overlapped), &OPS, &shares, 0).unwrap();
+        let chained = round(|| OneByOne(Forgetful(peer.handle(), 0), Chained::new()), &OPS, &shares, 0).unwrap();
+        assert_eq!((overlapped.errors, chained.errors), (100, 100));
     }
 }
