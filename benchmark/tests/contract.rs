@@ -31,7 +31,19 @@ fn bench_table_has_its_fields() {
         &["insert_ns", "update_ns", "delete_ns", "get_ns", "batch_insert_ns", "dashmap_insert_ns", "papaya_update_ns"],
     );
     has_numbers(&found, &["scc_delete_ns", "rwlock_insert_ns", "ratio_insert", "bytes_overhead_per_item", "clock_ns"]);
+    has_numbers(&found, &["get_overlapped_ns", "rwlock_get_overlapped_ns", "presized_insert_ns", "scc_presized_insert_ns"]);
     has_numbers(&found, &["growth_p999_ns", "growth_max_ns", "hiccup_max_ns", "growth_mean_ns", "presized_mean_ns"]);
+}
+
+#[test]
+fn bench_direct_has_its_fields() {
+    let found = run(env!("CARGO_BIN_EXE_bench-direct"), &["--keys", "5000", "--seconds", "0.2", "--rounds", "1"]);
+    for figure in ["direct", "handle", "handle_direct", "dashmap", "papaya", "scc", "rwlock"] {
+        has_numbers(&found, &[&format!("{figure}_ns"), &format!("{figure}_overlapped_ns")]);
+    }
+    has_numbers(&found, &["direct_batch_ns", "ring_ns", "direct_ratio_best_peer", "direct_overlapped_ratio_best_peer"]);
+    has_numbers(&found, &["direct_batch_ratio_single", "direct_batch_ratio_overlapped"]);
+    assert!(found["best_peer"].is_string() && found["best_peer_overlapped"].is_string(), "{found}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The report's sections on the table itself: operations and growth beside other maps, direct reads, keys that expire at once,
+//! The report's sections on the table itself: operations and growth beside other maps and direct reads, one after the other and in
+//! loops that overlap, keys that expire at once,
 //! values that come and go in little room.
 
 use serde_json::Value;
@@ -18,22 +19,58 @@ fn two(number: f64) -> String {
 
 /// All of them.
 pub(crate) fn sections(runs: &[Run]) -> String {
-    operations(runs) + &growth(runs) + &direct(runs) + &expiry(runs) + &churn(runs) + &evict(runs)
+    operations(runs)
+        + &overlapped(runs)
+        + &growth(runs)
+        + &direct(runs)
+        + &direct_overlapped(runs)
+        + &expiry(runs)
+        + &churn(runs)
+        + &evict(runs)
 }
 
+/// Operations that wait for one another, in maps that began small.
 fn operations(runs: &[Run]) -> String {
     let rows = of(runs, "bench-table").flat_map(|(run, value)| {
-        ["insert", "update", "get", "delete"].map(|op| {
-            let mut row = vec![format!("{} {op}", run.title), range(value, &format!("{op}_ns_spread"), whole)];
-            row.push(number(value, &format!("batch_{op}_ns"), 0));
-            row.extend(peers::NAMES.map(|peer| range(value, &format!("{peer}_{op}_ns_spread"), whole)));
-            row.push(range(value, &format!("ratio_{op}_spread"), two));
+        let figures = ["insert", "update", "get", "delete", "presized_insert", "presized_delete"];
+        let titles = ["insert, growing", "update", "get", "delete", "insert, right-sized", "delete, right-sized"];
+        figures.into_iter().zip(titles).map(|(figure, title)| {
+            let mut row = vec![format!("{} {title}", run.title), range(value, &format!("{figure}_ns_spread"), whole)];
+            row.extend(peers::NAMES.map(|peer| range(value, &format!("{peer}_{figure}_ns_spread"), whole)));
+            row.push(range(value, &format!("ratio_{figure}_spread"), two));
             row
         })
     });
     let peers = peers::NAMES;
-    let head = ["ns per operation (rounds)", "table", "in batches", peers[0], peers[1], peers[2], peers[3], "over the best peer"];
-    section("Operations in the table, beside other maps", &head, rows.collect())
+    let head = ["ns per operation (rounds)", "table", peers[0], peers[1], peers[2], peers[3], "over the best peer"];
+    section("One operation after the other, beside other maps", &head, rows.collect())
+}
+
+/// The same, of loops of independent operations in warmed maps made for their keys.
+fn overlapped(runs: &[Run]) -> String {
+    let rows = of(runs, "bench-table").flat_map(|(run, value)| {
+        ["insert", "update", "get", "delete"].map(|op| {
+            let mut row = vec![format!("{} {op}", run.title), range(value, &format!("{op}_overlapped_ns_spread"), whole)];
+            row.push(range(value, &format!("batch_{op}_ns_spread"), whole));
+            row.extend(peers::NAMES.map(|peer| range(value, &format!("{peer}_{op}_overlapped_ns_spread"), whole)));
+            row.push(range(value, &format!("ratio_{op}_overlapped_spread"), two));
+            row.push(range(value, &format!("ratio_batch_{op}_spread"), two));
+            row
+        })
+    });
+    let peers = peers::NAMES;
+    let head = [
+        "ns per operation (rounds)",
+        "table",
+        "in batches",
+        peers[0],
+        peers[1],
+        peers[2],
+        peers[3],
+        "over the best peer",
+        "batches over it",
+    ];
+    section("Loops of independent operations, which overlap, in warmed right-sized maps", &head, rows.collect())
 }
 
 fn growth(runs: &[Run]) -> String {
@@ -65,18 +102,40 @@ fn growth(runs: &[Run]) -> String {
     )
 }
 
+/// Reads that wait for one another.
 fn direct(runs: &[Run]) -> String {
     let row = |(run, value): (&Run, &Value)| {
         let mut row = vec![run.title.clone()];
-        row.extend(
-            ["direct_ns", "direct_batch_ns", "handle_ns", "ring_ns"].map(|name| range(value, &format!("{name}_spread"), whole)),
-        );
+        row.extend(["direct_ns", "handle_ns", "ring_ns"].map(|name| range(value, &format!("{name}_spread"), whole)));
         row.extend(peers::NAMES.map(|peer| range(value, &format!("{peer}_ns_spread"), whole)));
-        row.extend([
-            range(value, "direct_ratio_best_peer_spread", two),
-            range(value, "direct_overlapped_ratio_best_peer_spread", two),
-            number(value, "readers_scaling", 2),
-        ]);
+        row.push(range(value, "direct_ratio_best_peer_spread", two));
+        row
+    };
+    let peers = peers::NAMES;
+    let head = [
+        "ns per get (rounds)",
+        "direct",
+        "by handle",
+        "by the ring",
+        peers[0],
+        peers[1],
+        peers[2],
+        peers[3],
+        "over the best peer",
+    ];
+    section("One direct read after the other, beside other maps", &head, of(runs, "bench-direct").map(row).collect())
+}
+
+/// The same, of loops of independent reads.
+fn direct_overlapped(runs: &[Run]) -> String {
+    let row = |(run, value): (&Run, &Value)| {
+        let mut row = vec![run.title.clone()];
+        row.extend(
+            ["direct_overlapped_ns", "direct_batch_ns", "handle_overlapped_ns"]
+                .map(|name| range(value, &format!("{name}_spread"), whole)),
+        );
+        row.extend(peers::NAMES.map(|peer| range(value, &format!("{peer}_overlapped_ns_spread"), whole)));
+        row.extend([range(value, "direct_overlapped_ratio_best_peer_spread", two), number(value, "readers_scaling", 2)]);
         row
     };
     let peers = peers::NAMES;
@@ -85,16 +144,14 @@ fn direct(runs: &[Run]) -> String {
         "direct",
         "in batches",
         "by handle",
-        "by the ring",
         peers[0],
         peers[1],
         peers[2],
         peers[3],
         "over the best peer",
-        "loops that overlap, over the best peer",
         "two readers",
     ];
-    section("Direct reads, beside other maps", &head, of(runs, "bench-direct").map(row).collect())
+    section("Loops of independent direct reads, which overlap", &head, of(runs, "bench-direct").map(row).collect())
 }
 
 fn expiry(runs: &[Run]) -> String {
@@ -158,10 +215,13 @@ mod tests {
         let run = |value| Run { title: "t".into(), command: "c".into(), outcome: Ok(value) };
         let runs = [
             run(
-                json!({ "benchmark": "bench-table", "insert_ns_spread": spread, "growth_p999_ns": 1234.0, "hiccup_max_ns": 777.0 }),
+                json!({ "benchmark": "bench-table", "insert_ns_spread": spread, "growth_p999_ns": 1234.0, "hiccup_max_ns": 777.0,
+                    "rwlock_get_overlapped_ns_spread": { "median": 55.0, "min": 50.0, "max": 60.0 },
+                    "presized_insert_ns_spread": { "median": 66.0, "min": 60.0, "max": 70.0 } }),
             ),
             run(json!({ "benchmark": "bench-expiry", "keys": 10_000_000, "ns_per_key_spread": spread })),
-            run(json!({ "benchmark": "bench-direct", "direct_ns_spread": spread })),
+            run(json!({ "benchmark": "bench-direct", "direct_ns_spread": spread,
+                "scc_overlapped_ns_spread": { "median": 44.0, "min": 40.0, "max": 50.0 } })),
             run(json!({ "benchmark": "bench-churn", "ops": 5_000_000, "ratio": 0.987 })),
         ];
         let text = sections(&runs);
@@ -170,6 +230,11 @@ mod tests {
         assert!(line("| t table, from").contains("1234") && line("| t idle loop").contains("777"), "{text}");
         assert!(text.contains("10.00 M") && text.contains("100.0 (90.0 to 110.0)"), "{text}");
         assert!(text.contains("| 5.00 M ") && text.contains("| 0.99 "), "{text}");
+        assert!(
+            overlapped(&runs).contains("| 55 (50 to 60) ") && direct_overlapped(&runs).contains("| 44 (40 to 50) "),
+            "{text}"
+        );
+        assert!(line("| t insert, right-sized").contains("66 (60 to 70)"), "{text}");
         assert!(sections(&[]).is_empty());
         assert!(growth(&runs[1..]).is_empty());
     }
